@@ -1,0 +1,1 @@
+"""The trio client library: the same dialects and HTTP engine in their client role."""

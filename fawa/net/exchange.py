@@ -1,0 +1,188 @@
+"""`Exchange`: one HTTP request with a bounded body, and its response, whatever the HTTP version."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import trio
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Disconnected(Exception):
+    """The peer reset the stream or closed the connection; there is nobody to answer."""
+
+
+class BodyTimeout(Exception):
+    """The peer sent nothing of the request body for `body_timeout` seconds."""
+
+
+class BodyTooLarge(Exception):
+    """The request body is longer than the limit that the reader gave."""
+
+
+class Exchange(abc.ABC):
+    """One request and its response.
+
+    The connection that made it runs the application inside `scope` and cancels that scope when the peer
+    goes away. Response methods other than `send` and `send_file` only queue bytes; one writer task per
+    connection sends what has gathered, so small writes leave together.
+    """
+
+    __slots__ = (
+        "authority",
+        "body_timeout",
+        "bytes_in",
+        "bytes_out",
+        "headers",
+        "label",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "scheme",
+        "scope",
+        "status",
+        "version",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        version: str,
+        scheme: str,
+        authority: str,
+        peer: str,
+    ) -> None:
+        self.method = method
+        #: The target up to `?`, still percent-encoded.
+        self.path = path
+        #: The target after `?`, still percent-encoded, without the `?`.
+        self.query = query
+        #: Request headers in order, names in lower case, pseudo-headers taken out.
+        self.headers = headers
+        #: "1.0", "1.1", "2" or "3".
+        self.version = version
+        #: "http" or "https", as the connection was made (not as the client claims).
+        self.scheme = scheme
+        #: Host and port as the client addressed them (`Host` or `:authority`), or "".
+        self.authority = authority
+        #: "address:port" of the client.
+        self.peer = peer
+        #: Cancelled when the peer goes away.
+        self.scope = trio.CancelScope()
+        #: Seconds `receive` waits for the next byte.
+        self.body_timeout = math.inf
+        #: Status of the response once started, else 0.
+        self.status = 0
+        #: Body bytes received and sent so far, as the application saw them.
+        self.bytes_in = 0
+        self.bytes_out = 0
+        #: What the access log adds about this exchange, such as the RPC dialect and status.
+        self.label = ""
+
+    def header(self, name: bytes, default: bytes | None = None) -> bytes | None:
+        """Return the first value of the request header `name` (lower case), or `default`."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return default
+
+    @abc.abstractmethod
+    async def receive(self) -> bytes:
+        """Return the next piece of the request body, `b""` after its end.
+
+        What was returned is acknowledged to the peer's flow control, so a reader that stops calling this
+        stops the peer.
+
+        Raises:
+            BodyTimeout: nothing came for `body_timeout` seconds.
+            Disconnected: the peer is gone before the end of the body.
+
+        """
+
+    @abc.abstractmethod
+    def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
+        """Start the response; `end` says that neither body nor trailers follow.
+
+        Names are lower case. On HTTP/1.1 a response without `content-length` is sent chunked.
+        """
+
+    @abc.abstractmethod
+    def push(self, data: bytes) -> None:
+        """Queue body bytes without waiting. For the few bytes of a whole answer; streams use `send`."""
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Wait until little enough is queued towards the peer for more to be sent.
+
+        Raises:
+            Disconnected: the peer is gone, or took nothing for the connection's write timeout.
+
+        """
+
+    async def send(self, data: bytes) -> None:
+        """Queue body bytes and wait while the peer is slower than the sender.
+
+        Raises:
+            Disconnected: the peer is gone, or took nothing for the connection's write timeout.
+
+        """
+        self.push(data)
+        await self.drain()
+
+    @abc.abstractmethod
+    async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
+        """Send `count` bytes of `file` from `offset`; by sendfile(2) where the socket is plain HTTP/1.1.
+
+        Raises:
+            Disconnected: as `send`.
+            EOFError: the file ends before `offset + count`.
+
+        """
+
+    @abc.abstractmethod
+    def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """End the response. Trailers are sent on HTTP/2 and HTTP/3, and on HTTP/1.1 when it is chunked."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Break the response off, so that the peer cannot take what it got for the whole."""
+
+    async def read_all(self, limit: int) -> bytes:
+        """Return the whole request body.
+
+        Raises:
+            BodyTooLarge: it is longer than `limit` bytes; the rest is left unread.
+
+        """
+        pieces: list[bytes] = []
+        total = 0
+        while piece := await self.receive():
+            total += len(piece)
+            if total > limit:
+                raise BodyTooLarge(f"request body is longer than {limit} bytes")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Answer at once with a whole body; the answer to HEAD leaves the body out but tells its length."""
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+        if self.method == "HEAD" or not body:
+            self.start(status, headers, end=True)
+        else:
+            self.start(status, headers)
+            self.push(body)
+            self.finish()
+
+    def respond_text(self, status: int, text: str, headers: Headers | None = None) -> None:
+        """Answer with one line of plain text: what was wrong and what to do."""
+        content = [(b"content-type", b"text/plain; charset=utf-8"), *(headers or [])]
+        self.respond(status, content, text.encode() + b"\n")

@@ -1,0 +1,1 @@
+"""Generated from protocols/ by scripts/generate; never edited."""

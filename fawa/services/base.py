@@ -1,0 +1,33 @@
+"""What the supervisor knows of a service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+import trio
+from grpclib._typing import IServable
+
+from fawa.net.router import Route
+
+
+@attrs.frozen
+class Offer:
+    """What a started service serves: RPC implementations (grpclib-generated bases) and plain HTTP routes."""
+
+    rpc: tuple[IServable, ...] = ()
+    http: Mapping[str, Route] = attrs.field(factory=dict)
+
+
+class Service(Protocol):
+    """A service the supervisor starts, restarts after a crash, and stops by cancellation."""
+
+    name: str
+
+    async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
+        """Serve until cancelled; calls `task_status.started(offer)` once it can answer.
+
+        May be called again after a crash, so everything it opens it also closes. Raising before it has
+        started, at the daemon's own start, ends the daemon with that error's text.
+        """
