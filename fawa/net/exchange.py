@@ -12,15 +12,15 @@ import trio
 Headers = list[tuple[bytes, bytes]]
 
 
-class Disconnected(Exception):
+class Disconnected(Exception):  # noqa: N818 - said as it is
     """The peer reset the stream or closed the connection; there is nobody to answer."""
 
 
-class BodyTimeout(Exception):
+class BodyTimeout(Exception):  # noqa: N818
     """The peer sent nothing of the request body for `body_timeout` seconds."""
 
 
-class BodyTooLarge(Exception):
+class BodyTooLarge(Exception):  # noqa: N818
     """The request body is longer than the limit that the reader gave."""
 
 
@@ -37,6 +37,8 @@ class Exchange(abc.ABC):
         "body_timeout",
         "bytes_in",
         "bytes_out",
+        "code",
+        "extra_headers",
         "headers",
         "label",
         "method",
@@ -80,13 +82,16 @@ class Exchange(abc.ABC):
         self.scope = trio.CancelScope()
         #: Seconds `receive` waits for the next byte.
         self.body_timeout = math.inf
+        #: Response headers added to whatever the application sends (CORS).
+        self.extra_headers: Headers = []
         #: Status of the response once started, else 0.
         self.status = 0
         #: Body bytes received and sent so far, as the application saw them.
         self.bytes_in = 0
         self.bytes_out = 0
-        #: What the access log adds about this exchange, such as the RPC dialect and status.
+        #: For the access log: the RPC dialect and the name of the RPC status, or why the answer broke off.
         self.label = ""
+        self.code = ""
 
     def header(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """Return the first value of the request header `name` (lower case), or `default`."""

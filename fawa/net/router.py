@@ -26,13 +26,15 @@ class Router:
     Services add their routes when they start and take them away when they stop.
     """
 
+    #: Answers for paths without a route.
+    not_found: Handle
     _exact: dict[str, Route] = attrs.field(factory=dict, init=False)
     _prefixes: dict[str, Route] = attrs.field(factory=dict, init=False)
 
     def add(self, routes: Mapping[str, Route]) -> None:
-        """Add routes; a path that ends in `/` is a prefix."""
+        """Add routes; a path that ends in `/` is a prefix, but for `/` itself."""
         for path, route in routes.items():
-            (self._prefixes if path.endswith("/") else self._exact)[path] = route
+            (self._prefixes if path.endswith("/") and path != "/" else self._exact)[path] = route
 
     def remove(self, paths: Iterable[str]) -> None:
         """Take routes away; paths that are not there are ignored."""
@@ -51,10 +53,10 @@ class Router:
         return route
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer one exchange: its route's handler, 404 or 405."""
+        """Answer one exchange: by its route's handler, or 404 or 405."""
         route = self.find(exchange.path)
         if route is None:
-            exchange.respond_text(404, f"nothing is served at {exchange.path}")
+            await self.not_found(exchange)
         elif exchange.method not in route.methods:
             allow = ", ".join(route.methods)
             exchange.respond_text(

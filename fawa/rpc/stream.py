@@ -14,26 +14,27 @@ from grpclib.const import Status
 if TYPE_CHECKING:
     from multidict import MultiDict
 
-Received = TypeVar("Received", covariant=True)
-Sent = TypeVar("Sent", contravariant=True)
+Received_co = TypeVar("Received_co", covariant=True)
+Sent_contra = TypeVar("Sent_contra", contravariant=True)
 
 MetadataLike = Mapping[str, str | bytes] | Collection[tuple[str, str | bytes]]
 
 
-class Stream(Protocol[Received, Sent]):
+class Stream(Protocol[Received_co, Sent_contra]):
     """One call: messages in, messages out, metadata both ways.
 
     A handler ends by returning (status OK) or by raising `grpclib.exceptions.GRPCError`. It is cancelled
     when the deadline passes or the client goes away.
     """
 
-    #: Request metadata; values of keys that end in `-bin` are bytes. Never `None` inside a handler.
-    metadata: MultiDict[str | bytes] | None
+    @property
+    def metadata(self) -> MultiDict[str | bytes] | None:
+        """Request metadata; values of keys that end in `-bin` are bytes. Never `None` inside a handler."""
 
-    async def recv_message(self) -> Received | None:
+    async def recv_message(self) -> Received_co | None:
         """Return the next message, or `None` after the client's last one."""
 
-    async def send_message(self, message: Sent) -> None:
+    async def send_message(self, message: Sent_contra) -> None:
         """Send one message; waits while the client is slower than the handler."""
 
     async def send_initial_metadata(self, *, metadata: MetadataLike | None = None) -> None:
@@ -47,7 +48,7 @@ class Stream(Protocol[Received, Sent]):
         status_details: Any = None,
         metadata: MetadataLike | None = None,
     ) -> None:
-        """End the call with a status and trailing metadata; without this call it ends when the handler does."""
+        """End the call with a status and metadata; without this call it ends when the handler does."""
 
-    def __aiter__(self) -> AsyncIterator[Received]:
+    def __aiter__(self) -> AsyncIterator[Received_co]:
         """Iterate over the messages until the client's last one."""

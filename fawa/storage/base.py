@@ -1,31 +1,71 @@
 """What a storage backend must do: protocol classes, the file record, and the errors.
 
 Two stores make up the file service's storage: content (bytes under a key) and metadata (records under a
-key). Any content store goes with any metadata store. `tests/storage/` has the contract tests every backend
-passes.
+key). Any content store goes with any metadata store. How the two are kept in step is `lifecycle`'s
+business. `tests/storage/contract.py` has the tests every backend passes.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import attrs
 
+#: The longest piece `Content.read` gives, in bytes: large enough to hide the cost of fetching it, small
+#: enough for one message (clients refuse messages above 4 MiB) and for many readers at once.
+PIECE: Final = 256 * 1024
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
 
 class StorageError(Exception):
-    """The backend failed or is out of reach; the text says which one and what to do."""
+    """The backend failed or is out of reach; the text says which one and what to do.
+
+    The text is for the operator: it may name paths and hosts, so it is logged and not sent to clients.
+    """
 
 
-class NotFound(StorageError):
+class NotFound(StorageError):  # noqa: N818 - the field's word for it
     """There is no record or content under that key."""
+
+
+class AlreadyExists(StorageError):  # noqa: N818 - the field's word for it
+    """There is a record or content under that key already, and it was left as it is."""
+
+
+class OutOfSpace(StorageError):  # noqa: N818 - the field's word for it
+    """The backend has no room left, or its quota is used up."""
+
+
+class Damaged(StorageError):  # noqa: N818 - the field's word for it
+    """The content is not what its record says."""
+
+
+def is_key(text: str) -> bool:
+    """Tell whether `text` may be a key: 1 to 128 characters of A-Z, a-z, 0-9, `_` and `-`."""
+    return _KEY.fullmatch(text) is not None
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it may be one, so that it is safe as a path segment or object name.
+
+    Raises:
+        ValueError: it may not. Whoever takes keys from outside asks `is_key` first.
+
+    """
+    if not is_key(key):
+        raise ValueError(f"a key is 1 to 128 characters of A-Z, a-z, 0-9, _ and -, not {key!r}")
+    return key
 
 
 class State(enum.Enum):
     """Where a file is in its life."""
 
+    #: Announced; its content may or may not be there, and is not served.
     UPLOADING = "uploading"
     READY = "ready"
 
@@ -40,7 +80,7 @@ class FileRecord:
     #: Bytes of content.
     size: int
     content_type: str
-    #: Of the content, 32 bytes; `b""` until the upload is complete.
+    #: Of the content, 32 bytes.
     sha256: bytes
     created: float
     expires: float
@@ -49,13 +89,26 @@ class FileRecord:
 
 
 class MetadataStore(Protocol):
-    """Records by key."""
+    """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
-    async def put(self, record: FileRecord) -> None:
-        """Store the record under its key, replacing one that is there."""
+    async def add(self, record: FileRecord) -> None:
+        """Store a new record.
+
+        Raises:
+            AlreadyExists: its key has one, which is left as it is.
+
+        """
+
+    async def publish(self, key: str) -> None:
+        """Make the record `READY`; does nothing when it is.
+
+        Raises:
+            NotFound: there is none.
+
+        """
 
     async def get(self, key: str) -> FileRecord:
-        """Return the record, expired or not.
+        """Return the record, whatever its state, expired or not.
 
         Raises:
             NotFound: there is none.
@@ -71,25 +124,60 @@ class MetadataStore(Protocol):
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
 
-    def keys(self) -> AsyncIterator[str]:
-        """Iterate over all keys."""
+    def keys(self, state: State | None = None) -> AsyncIterator[str]:
+        """Iterate over all keys, or those in `state`, each once.
+
+        Records that come or go meanwhile may or may not be met.
+        """
 
 
 class Upload(Protocol):
-    """Content on its way in: invisible until committed, gone when the context ends without."""
+    """Content on its way in: invisible until committed, gone when the context ends without.
+
+    Once a method has raised or was cancelled, the upload cannot be committed any more.
+    """
 
     async def write(self, data: bytes) -> None:
         """Append bytes; waits while the backend is slower than the caller."""
 
+    async def digest(self) -> bytes:
+        """Return the SHA-256, 32 bytes, of what has been written so far."""
+
     async def commit(self) -> None:
-        """Make the content durable and then visible under its key, all at once."""
+        """Make the content durable and then visible under its key, all at once. Nothing may follow.
+
+        Raises:
+            AlreadyExists: there is content under that key, which is left as it is.
+
+        """
+
+
+class Content(Protocol):
+    """Committed content, open for reading."""
+
+    #: Bytes.
+    size: int
+    #: The open file where content is a local file (for sendfile), else `None`. Unbuffered; its position
+    #: means nothing.
+    file: BinaryIO | None
+
+    def read(self, offset: int, count: int) -> AsyncIterator[bytes]:
+        """Iterate over `count` bytes from `offset` in pieces of 1 to `PIECE` bytes.
+
+        Raises:
+            Damaged: the content ends before `offset + count`.
+
+        """
 
 
 class ContentStore(Protocol):
     """Content by key."""
 
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
-        """Begin an upload; leaving the context without `commit` leaves nothing behind."""
+        """Begin an upload; leaving the context without `commit` leaves nothing behind.
+
+        Several uploads under one key may be under way; the first to commit wins.
+        """
 
     def open(self, key: str) -> AbstractAsyncContextManager[Content]:
         """Open committed content.
@@ -103,18 +191,10 @@ class ContentStore(Protocol):
         """Remove the content; does nothing when there is none. Readers that have it open finish."""
 
     def keys(self) -> AsyncIterator[str]:
-        """Iterate over the keys of committed content."""
+        """Iterate over the keys of committed content, each once.
+
+        Content that comes or goes meanwhile may or may not be met.
+        """
 
     async def sweep_uncommitted(self) -> int:
-        """Remove what interrupted uploads left behind (called before any upload begins); return how many."""
-
-
-class Content(Protocol):
-    """Committed content, open for reading."""
-
-    size: int
-    #: The open file where content is a local file (for sendfile), else `None`.
-    file: BinaryIO | None
-
-    def read(self, offset: int, count: int) -> AsyncIterator[bytes]:
-        """Iterate over `count` bytes from `offset` in pieces of bounded size."""
+        """Remove what interrupted uploads left behind, and return how many; living uploads go on."""

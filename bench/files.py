@@ -1,0 +1,201 @@
+"""Megabytes a second: fawad's uploads and downloads beside grpcio.aio's, its signed links beside nginx.
+
+Over gRPC the load client is h2load for both servers, replaying a prepared upload or discarding a download: it
+costs a fraction of what a Python client does, so that the server is what is measured. grpcio's Python client
+runs too, to check content and to show what such a client sees. 1 MB is 1,000,000 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import attrs
+import grpc  # type: ignore[import-untyped]
+from content import KIB, MIB, RECEIVE, SEND, FileClient, digest, discard, write_content, write_upload
+from load import GRPC_HEADERS, Load, LoadError, frame, h2load
+from nginx import nginx
+from report import Report, arguments, say
+from servers import LOAD_CORE, Server, fawad, peer, serving, stay_on_load_core
+
+from fawa.proto.file.v1.file_pb2 import ReceiveFileRequest
+
+FAWAD, GRPCIO, NGINX = "fawad", "grpcio.aio", "nginx"
+CHUNKS = {"1 MiB": MIB, "64 KiB": 64 * KIB}
+TARGET, LINK_TARGET = 2.0, 0.8
+LINK, CURL = "signed link", "signed link, curl"
+
+
+@attrs.frozen
+class Bench:
+    """One run: where it works and what it has found."""
+
+    report: Report
+    folder: Path
+    size: int
+    digest: bytes
+
+    def speed(self, what: str, server: Server, move: Callable[[], float]) -> None:
+        """Record the MB/s of `move`, which returns its seconds, and the server's CPU time for it."""
+        before = server.cpu_seconds()
+        seconds = move()
+        cpu = server.cpu_seconds() - before
+        self.report.record(what, "MB/s", server.name, self.size / 1e6 / seconds)
+        self.report.record(f"{what}: server's CPU", "s/GB", server.name, cpu / (self.size / 1e9))
+
+    def loaded(self, server: Server, load: Load) -> float:
+        """Return the seconds of a load, noting when the client was its limit."""
+        if load.client_busy > 0.9:
+            self.report.note(f"the load client was the limit for {server.name}: it can do more than is shown")
+        return load.seconds
+
+    def upload(self, server: Server, chunk: int) -> float:
+        url = f"http://{server.address}{SEND}"
+        return self.loaded(server, h2load(url, body=self.folder / f"upload-{chunk}", headers=GRPC_HEADERS))
+
+    def download(self, server: Server, key: str, chunk: int) -> float:
+        """Download; grpcio.aio answers in chunks of the size asked for, fawad in those of its choice."""
+        body = self.folder / "request"
+        body.write_bytes(frame(ReceiveFileRequest(randomkey=key)))
+        headers = (*GRPC_HEADERS, f"bench-chunk: {chunk}")
+        load = h2load(f"http://{server.address}{RECEIVE}", body=body, headers=headers)
+        if not self.size < load.data < self.size * 1.02:
+            raise LoadError(f"{server.name} sent {load.data} bytes for a file of {self.size}")
+        return self.loaded(server, load)
+
+    def check(self, client: FileClient, server: Server) -> str:
+        """Upload and download with grpcio's client, whole content compared; return the key."""
+        keys: list[str] = []
+
+        def send() -> float:
+            started = time.perf_counter()
+            keys.append(client.send(self.size))
+            return time.perf_counter() - started
+
+        def receive() -> float:
+            started = time.perf_counter()
+            if client.receive(keys[0], self.size, ("bench-chunk", str(MIB))) != self.digest:
+                raise LoadError(f"{server.name} sent other content than it was given")
+            return time.perf_counter() - started
+
+        self.speed("upload, grpcio client", server, send)
+        self.speed("download, grpcio client", server, receive)
+        return keys[0]
+
+    def over_grpc(self, server: Server) -> None:
+        """Measure one server's uploads and downloads, and fawad's links."""
+        with grpc.insecure_channel(server.address) as channel:
+            client = FileClient(channel)
+            key = self.check(client, server)
+            for name, chunk in CHUNKS.items():
+                self.speed(f"upload, chunks of {name}", server, partial(self.upload, server, chunk))
+            for name, chunk in CHUNKS.items():
+                what = f"download, peer's chunks {name}"
+                self.speed(what, server, partial(self.download, server, key, chunk))
+            if server.name == FAWAD:
+                self.over_http(server, client.link(key))
+
+    def over_http(self, server: Server, url: str) -> None:
+        """Measure a link twice: by a client that costs next to nothing, and by curl."""
+
+        def cheaply() -> float:
+            started = time.perf_counter()
+            if discard(url) != self.size:
+                raise LoadError(f"{url} has another length than the file")
+            return time.perf_counter() - started
+
+        def by_curl() -> float:
+            command = ["curl", "--silent", "--fail", "--output", "/dev/null", url]
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+            return time.perf_counter() - started
+
+        self.speed(LINK, server, cheaply)
+        self.speed(CURL, server, by_curl)
+
+
+def main() -> int:
+    parser = arguments("Upload, download and link speed of fawad beside grpcio.aio and nginx.")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds, each with every server (default %(default)s)"
+    )
+    parser.add_argument("--size", type=int, default=512, help="MiB of the file (default %(default)s)")
+    parser.add_argument(
+        "--dir", type=Path, help="where to work; default /dev/shm if it has room, so that no disk is measured"
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.size = 1, 16
+    stay_on_load_core()
+    return measure(options).tell(options)
+
+
+def roomy(options: argparse.Namespace) -> Path:
+    """Return the folder to work in, after looking whether it has room."""
+    need = (options.size + 1) * MIB * 8  # content, two upload bodies, up to four stored copies, and some air
+    folders = [options.dir] if options.dir else [Path("/dev/shm"), Path(tempfile.gettempdir())]
+    for folder in folders:
+        if folder.is_dir() and shutil.disk_usage(folder).free >= need:
+            return folder
+    raise SystemExit(
+        f"none of {', '.join(map(str, folders))} has {need // MIB} MiB free: give --dir or a smaller --size"
+    )
+
+
+def measure(options: argparse.Namespace) -> Report:
+    place = roomy(options)
+    size = options.size * MIB
+    settings = {"rounds": options.rounds, "MiB": options.size, "folder": str(place)}
+    report = Report("bench/files.py: fawad's files beside grpcio.aio and nginx", settings)
+    if LOAD_CORE is None:
+        report.note("one core only: servers and load client shared it")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fawa-bench-", dir=place)))
+        say(f"preparing {options.size} MiB in {folder}")
+        (folder / "root").mkdir()
+        write_content(folder / "root" / "content.bin", size)
+        for chunk in CHUNKS.values():
+            write_upload(folder / f"upload-{chunk}", size, chunk)
+        bench = Bench(report, folder, size, digest(size))
+        for number in range(1, options.rounds + 1):
+            for name in (FAWAD, GRPCIO, NGINX):
+                say(f"round {number} of {options.rounds}: {name}")
+                one_server(bench, name)
+    for chunk_name in CHUNKS:
+        report.compare(f"upload, chunks of {chunk_name}", FAWAD, GRPCIO, TARGET)
+    for chunk_name in CHUNKS:
+        report.compare(f"download, peer's chunks {chunk_name}", FAWAD, GRPCIO, TARGET)
+    report.compare(LINK, FAWAD, NGINX, LINK_TARGET)
+    for what, peer_name in (
+        (CURL, NGINX),
+        ("upload, grpcio client", GRPCIO),
+        ("download, grpcio client", GRPCIO),
+    ):
+        report.compare(what, FAWAD, peer_name)
+    return report
+
+
+def one_server(bench: Bench, name: str) -> None:
+    """Measure one server in a fresh folder."""
+    with tempfile.TemporaryDirectory(prefix="server-", dir=bench.folder) as state:
+        if name == NGINX:
+            with nginx(bench.folder / "root", Path(state)) as server:
+                bench.over_http(server, f"http://{server.address}/content.bin")
+        else:
+            command = fawad(Path(state)) if name == FAWAD else peer("on_grpcio.py", state)
+            with serving(name, command) as server:
+                bench.over_grpc(server)
+        os.sync()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Start a server in a process of its own, pinned to a core, and know when it is ready.
+
+A server here is any command that writes JSON lines to stderr, one of them with `"event": "ready"` and
+`"listen": "address:port"`: fawad does so, and the peers in `peers/` do it the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+PEERS = Path(__file__).with_name("peers")
+#: The servers' core and the load's core; `None` where the machine has only one.
+SERVER_CORE, LOAD_CORE = (0, 1) if len(os.sched_getaffinity(0)) > 1 else (None, None)
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class StartError(Exception):
+    """The server ended, or did not become ready in time; the text has its last lines."""
+
+
+@attrs.frozen
+class Server:
+    """A running server."""
+
+    name: str
+    pid: int
+    #: "127.0.0.1:port".
+    address: str
+    #: Seconds from the start of the process to its ready line.
+    startup: float
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time it has used so far, all threads, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def memory(self, field: str) -> int:
+        """Return bytes of a memory field of /proc/PID/status, such as `VmRSS` or `VmHWM`."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return int(value.split()[0]) * 1024
+        raise KeyError(f"/proc/{self.pid}/status has no {field}")
+
+
+def tool(name: str) -> str:
+    """Return the path of a command that stands beside this Python, such as `fawad`."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise SystemExit(
+            f"{path} does not exist: install fawa into this environment (pip install -e '.[bench]')"
+        )
+    return str(path)
+
+
+def fawad(data_dir: Path, *extra: str) -> list[str]:
+    """Return the command that starts fawad with greet and file on a free plain port, without an access log.
+
+    The peers write no access log either.
+    """
+    options = {
+        "services": "greet,file",
+        "listen": "127.0.0.1:0",
+        "listen-tls": "off",
+        "data-dir": str(data_dir),
+        "log-format": "json",
+        "log-access": "off",
+    }
+    return [tool("fawad"), *(f"--{name}={value}" for name, value in options.items()), *extra]
+
+
+def peer(script: str, *args: str) -> list[str]:
+    """Return the command that starts a peer of `peers/`."""
+    return [sys.executable, str(PEERS / script), *args]
+
+
+def pin(command: Sequence[str], core: int | None) -> list[str]:
+    """Return the command that runs `command` on one core only."""
+    return list(command) if core is None else ["taskset", "--cpu-list", str(core), *command]
+
+
+def stay_on_load_core() -> None:
+    """Move this process, and every child that is not pinned elsewhere, to the load's core."""
+    if LOAD_CORE is not None:
+        os.sched_setaffinity(0, {LOAD_CORE})
+
+
+@contextmanager
+def serving(
+    name: str, command: Sequence[str], *, core: int | None = SERVER_CORE, patience: float = 30
+) -> Iterator[Server]:
+    """Run a server for the time of the block; it is terminated, or killed after 10 s, at its end.
+
+    Raises:
+        StartError: it is not ready within `patience` seconds.
+
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        pin(command, core),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = _await_ready(name, process, started + patience)
+        yield Server(name, process.pid, address, time.perf_counter() - started)
+        if process.poll() is not None:
+            raise StartError(f"{name} ended during the measurement with exit code {process.returncode}")
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a process we started: ask, wait 10 s, kill."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _await_ready(name: str, process: subprocess.Popen[str], until: float) -> str:
+    found: queue.SimpleQueue[str] = queue.SimpleQueue()
+    last: deque[str] = deque(maxlen=20)
+
+    def read() -> None:
+        """Look for the ready line, then keep the pipe empty until the server ends."""
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                last.append(line)
+                if address := _ready_address(line):
+                    found.put(address)
+        found.put("")
+
+    threading.Thread(target=read, name=f"stderr of {name}", daemon=True).start()
+    try:
+        address = found.get(timeout=max(0, until - time.perf_counter()))
+    except queue.Empty:
+        address = ""
+    if not address:
+        raise StartError(f"{name} did not become ready; its last lines:\n{''.join(last)}")
+    return address
+
+
+def _ready_address(line: str) -> str:
+    """Return the address in a ready line, "" for any other line."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return ""
+    if not isinstance(record, dict) or record.get("event") != "ready":
+        return ""
+    return str(record["listen"])

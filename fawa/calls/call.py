@@ -1,0 +1,184 @@
+"""One RPC call on the server: the stream object that handlers see, over an exchange and a dialect."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+from google.protobuf.message import Message
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from multidict import MultiDict
+
+from fawa.net.exchange import Exchange
+from fawa.rpc.dialect import Method, ServerDialect
+from fawa.rpc.stream import MetadataLike
+
+Received = TypeVar("Received", bound=Message)
+Sent = TypeVar("Sent", bound=Message)
+
+
+@attrs.frozen
+class Deadline:
+    """When a call must be over, on trio's clock."""
+
+    at: float
+
+    def time_remaining(self) -> float:
+        """Return the seconds that remain, at least 0."""
+        return max(0.0, self.at - trio.current_time())
+
+
+@attrs.frozen
+class CallPeer:
+    """Who calls, in the form grpclib gives it to handlers."""
+
+    address: str
+
+    def addr(self) -> tuple[str, int]:
+        """Return host and port."""
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Call(Generic[Received, Sent]):
+    """The `fawa.rpc.stream.Stream` of one call."""
+
+    __slots__ = (
+        "_dialect",
+        "_ended",
+        "_head_sent",
+        "_inbox",
+        "_method",
+        "_status",
+        "_trailing",
+        "deadline",
+        "exchange",
+    )
+
+    def __init__(self, exchange: Exchange, dialect: ServerDialect, method: Method) -> None:
+        self.exchange = exchange
+        self.deadline: Deadline | None = None
+        self._dialect = dialect
+        self._method = method
+        #: Payloads received and not yet asked for; the exchange's bound on buffered body bytes bounds it.
+        self._inbox: deque[bytes] = deque()
+        self._ended = False
+        self._head_sent = False
+        self._trailing: MetadataLike | None = None
+        self._status: tuple[Status, str | None, Sequence[Message] | None] | None = None
+
+    @property
+    def metadata(self) -> MultiDict[str | bytes]:
+        """Request metadata; values of keys that end in `-bin` are bytes."""
+        return self._dialect.metadata
+
+    @property
+    def user_agent(self) -> str | None:
+        """The client's user agent, if it said so."""
+        value = self.exchange.header(b"user-agent")
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def peer(self) -> CallPeer:
+        """Who calls."""
+        return CallPeer(self.exchange.peer)
+
+    async def recv_message(self) -> Received | None:
+        """Return the next message, or `None` after the client's last one.
+
+        Raises:
+            GRPCError: what arrived breaks the dialect, a limit, or the message's schema.
+
+        """
+        inbox = self._inbox
+        # A request that is one message is read to its end first, so that a second one is noticed.
+        while not self._ended and (not inbox or not self._method.kind.client_streaming):
+            if data := await self.exchange.receive():
+                inbox.extend(self._dialect.feed(data))
+            else:
+                self._ended = True
+                inbox.extend(self._dialect.feed_end())
+        if not inbox:
+            return None
+        return self._dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
+
+    def __aiter__(self) -> Call[Received, Sent]:
+        return self
+
+    async def __anext__(self) -> Received:
+        message = await self.recv_message()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def send_initial_metadata(self, *, metadata: MetadataLike | None = None) -> None:
+        """Send response metadata now; may be called once, before the first message."""
+        if self._head_sent:
+            raise RuntimeError("initial metadata has already been sent")
+        self._send_head(metadata)
+
+    def _send_head(self, metadata: MetadataLike | None) -> None:
+        self._head_sent = True
+        head = self._dialect.head(metadata)
+        if head is not None:
+            self.exchange.start(head.status, head.headers)
+
+    async def send_message(self, message: Sent) -> None:
+        """Send one message; waits while the client is slower than the handler."""
+        if not self._head_sent:
+            self._send_head(None)
+        exchange = self.exchange
+        if data := self._dialect.message(self._dialect.codec.encode(message)):
+            exchange.push(data)
+            if self._method.kind.server_streaming:
+                await exchange.drain()
+
+    async def send_trailing_metadata(
+        self,
+        *,
+        status: Status = Status.OK,
+        status_message: str | None = None,
+        status_details: Any = None,
+        metadata: MetadataLike | None = None,
+    ) -> None:
+        """Set how the call ends; it ends when the handler returns."""
+        self._status = (status, status_message, status_details)
+        self._trailing = metadata
+
+    def end(self, error: GRPCError | None = None) -> None:
+        """End the response: with `error`, else as the handler said, else OK.
+
+        Raises:
+            ValueError: the handler's trailing metadata cannot be sent.
+
+        """
+        if error is not None:
+            status, message, details = error.status, error.message, error.details
+        else:
+            status, message, details = self._status or (Status.OK, None, None)
+        answer(self.exchange, self._dialect, status, message, details, self._trailing)
+
+
+def answer(
+    exchange: Exchange,
+    dialect: ServerDialect,
+    status: Status,
+    message: str | None,
+    details: Sequence[Message] | None = None,
+    trailing: MetadataLike | None = None,
+) -> None:
+    """End a call's response in its dialect."""
+    end = dialect.end(status, message, details, trailing)
+    exchange.code = status.name
+    if end.head is not None and not end.trailers:
+        exchange.respond(end.head.status, end.head.headers, end.body)
+        return
+    if end.head is not None:
+        exchange.start(end.head.status, end.head.headers)
+    if end.body:
+        exchange.push(end.body)
+    exchange.finish(end.trailers)

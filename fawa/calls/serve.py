@@ -1,0 +1,122 @@
+"""From an exchange to a handler and back: negotiation, deadline, errors, the end of the call."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+from grpclib._typing import IServable
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from fawa.calls.call import Call, Deadline, answer
+from fawa.net.exchange import BodyTimeout, Disconnected, Exchange
+from fawa.net.router import Route
+from fawa.rpc.dialect import HttpError, Limits, Method, is_rpc_content_type, negotiate
+
+_log = logging.getLogger("fawa.calls")
+
+_INTERNAL: Final = "the server failed to answer; its log says why"
+
+
+def routes(implementation: IServable, limits: Limits) -> dict[str, Route]:
+    """Return a route for each method of a service, an instance of a grpclib-generated base."""
+    return {
+        path: endpoint.route
+        for path, handler in implementation.__mapping__().items()
+        for endpoint in [Endpoint(Method.from_handler(path, handler), handler.func, limits)]
+    }
+
+
+def unavailable(implementation_routes: Mapping[str, Route], service: str) -> dict[str, Route]:
+    """Return routes that answer for a service which is not running at the moment."""
+
+    async def say(exchange: Exchange) -> None:
+        error = GRPCError(Status.UNAVAILABLE, f"service {service!r} is starting again, try later")
+        if not refuse(exchange, error):
+            exchange.respond_text(503, error.message or "", [(b"retry-after", b"1")])
+
+    return {path: Route(route.methods, say) for path, route in implementation_routes.items()}
+
+
+async def not_found(exchange: Exchange) -> None:
+    """Answer for a path that nothing is served at: in the words of the RPC dialect, if it is one."""
+    error = GRPCError(Status.UNIMPLEMENTED, f"there is no method {exchange.path}")
+    if exchange.path.count("/") != 2 or not refuse(exchange, error):
+        exchange.respond_text(404, f"nothing is served at {exchange.path}")
+
+
+def refuse(exchange: Exchange, error: GRPCError) -> bool:
+    """Answer an RPC with an error without its method; returns False where it is no RPC."""
+    if exchange.method != "POST" or not is_rpc_content_type(exchange.header(b"content-type")):
+        return False
+    dialect = negotiate(exchange.method, exchange.headers, exchange.query, None, Limits())
+    error = dialect.refusal or error
+    exchange.label = dialect.name
+    answer(exchange, dialect, error.status, error.message)
+    return True
+
+
+@attrs.frozen
+class Endpoint:
+    """One method and its handler."""
+
+    method: Method
+    handler: Callable[[Any], Awaitable[None]]
+    limits: Limits
+
+    @property
+    def route(self) -> Route:
+        """The HTTP route of this method."""
+        return Route(("GET", "POST") if self.method.no_side_effects else ("POST",), self.serve)
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Run one call to its end.
+
+        Raises:
+            Disconnected: the client is gone.
+
+        """
+        try:
+            dialect = negotiate(exchange.method, exchange.headers, exchange.query, self.method, self.limits)
+        except HttpError as wrong:
+            exchange.respond_text(wrong.status, wrong.text, wrong.headers)
+            return
+        exchange.label = dialect.name
+        exchange.code = Status.CANCELLED.name  # until the call ends otherwise
+        call: Call[Any, Any] = Call(exchange, dialect, self.method)
+        if self.method.kind.client_streaming:
+            # People type, boards rest: only a call of one request message must keep its body coming.
+            exchange.body_timeout = math.inf
+        error = dialect.refusal or await self._run(call, dialect.timeout)
+        try:
+            call.end(error)
+        except ValueError:
+            _log.exception("%s left trailing metadata that cannot be sent", self.method.path)
+            answer(exchange, dialect, Status.INTERNAL, _INTERNAL)
+
+    async def _run(self, call: Call[Any, Any], timeout: float | None) -> GRPCError | None:
+        """Run the handler; returns the error the call ends with, or `None`."""
+        try:
+            if timeout is None:
+                await self.handler(call)
+            else:
+                call.deadline = Deadline(trio.current_time() + timeout)
+                with trio.CancelScope(deadline=call.deadline.at) as scope:
+                    await self.handler(call)
+                if scope.cancelled_caught:
+                    return GRPCError(Status.DEADLINE_EXCEEDED, f"the deadline of {timeout:g} s has passed")
+        except GRPCError as error:
+            return error
+        except Disconnected:
+            raise
+        except BodyTimeout as error:
+            return GRPCError(Status.DEADLINE_EXCEEDED, str(error))
+        except Exception:
+            _log.exception("%s failed", self.method.path)
+            return GRPCError(Status.INTERNAL, _INTERNAL)
+        return None

@@ -1,0 +1,105 @@
+"""The `fawad` command. Imports little, so that `--help` and configuration errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fawa import __version__
+from fawa.config import ConfigError, Loaded, add_arguments, document, load, render
+
+_USAGE = 2
+_FAILED = 1
+
+_DESCRIPTION = """\
+Serve greetings, file transfer and everything else fawa has, on one plain and one TLS port.
+
+commands:
+  fawad                 run the daemon (the default)
+  fawad config          print the settings in force and where each comes from (--json for programs)
+  fawad config --help   document every setting: flag, environment variable, file key
+  fawad check-config    say whether the settings are valid
+
+SIGTERM and SIGINT finish what is under way and stop; a second one stops at once; SIGHUP reads the
+configuration and certificates again."""
+
+
+def fawad() -> int:
+    """Run the `fawad` command; returns its exit code (0 fine, 1 cannot run, 2 wrong settings)."""
+    argv = sys.argv[1:]
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"config": _config, "check-config": _check}
+    try:
+        if argv and argv[0] in commands:
+            return commands[argv[0]](argv[1:])
+        return _run(argv)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"fawad: {problem}", file=sys.stderr)
+        return _USAGE
+
+
+def _load(argv: Sequence[str]) -> Loaded:
+    return load(argv, os.environ, Path.cwd())
+
+
+def _config(argv: Sequence[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(document())
+        return 0
+    as_json = "--json" in argv
+    print(render(_load([word for word in argv if word != "--json"]), as_json=as_json))
+    return 0
+
+
+def _check(argv: Sequence[str]) -> int:
+    loaded = _load(argv)
+    print(f"The settings are valid ({loaded.file or 'no file'}).")
+    return 0
+
+
+def _run(argv: Sequence[str]) -> int:
+    if "-h" in argv or "--help" in argv or "--version" in argv:
+        parser = argparse.ArgumentParser(
+            prog="fawad", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("--version", action="version", version=f"fawad {__version__}")
+        add_arguments(parser)
+        parser.parse_args(argv)
+    loaded = _load(argv)
+
+    # What follows costs half a second of imports.
+    import trio
+
+    from fawa.ops.logging import configure
+    from fawa.storage.base import StorageError
+    from fawa.supervisor import StartError, Supervisor, make_services
+
+    async def run() -> int:
+        services = await make_services(loaded.settings)
+        return await Supervisor(loaded, lambda: _load(argv), services).run()
+
+    log = loaded.settings.log
+    configure(log.level, log.format, access=log.access)
+    try:
+        return trio.run(run)
+    except* (StartError, StorageError) as group:
+        for error in _leaves(group):
+            print(f"fawad: {error}", file=sys.stderr)
+    except* KeyboardInterrupt:
+        pass
+    return _FAILED
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
+    """Return the exceptions inside nested groups."""
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+if __name__ == "__main__":
+    sys.exit(fawad())

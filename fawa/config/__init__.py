@@ -1,0 +1,44 @@
+"""Settings: what can be set, where it comes from, and whether it makes sense.
+
+Flag over environment over file over default. `settings` is the table that everything is made from, `kinds`
+reads and writes values, `sources` reads flags, environment and file, `loading` brings them together and
+`showing` prints them.
+"""
+
+from fawa.config.kinds import Address, origin_allowed
+from fawa.config.loading import ConfigError, Loaded, load
+from fawa.config.settings import (
+    CorsSettings,
+    FileSettings,
+    LimitSettings,
+    LogSettings,
+    RestartSettings,
+    Settings,
+    TimeoutSettings,
+    TlsSettings,
+    WindowSettings,
+    live_changes,
+)
+from fawa.config.showing import document, render
+from fawa.config.sources import add_arguments
+
+__all__ = [
+    "Address",
+    "ConfigError",
+    "CorsSettings",
+    "FileSettings",
+    "LimitSettings",
+    "Loaded",
+    "LogSettings",
+    "RestartSettings",
+    "Settings",
+    "TimeoutSettings",
+    "TlsSettings",
+    "WindowSettings",
+    "add_arguments",
+    "document",
+    "live_changes",
+    "load",
+    "origin_allowed",
+    "render",
+]

@@ -1,0 +1,297 @@
+"""The settings: one attrs field each, with everything that is known of it. The only table there is.
+
+Flags, environment variables, file keys, parsing, validation, `fawad config` and the documentation are all
+made from these classes. A setting's key is its attribute path: `settings.file.ttl` is `file.ttl` in the file,
+`--file-ttl` as a flag and `FAWA_FILE_TTL` in the environment.
+"""
+
+# ruff: noqa: RUF009  (`setting` and `section` are attrs fields)
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from fawa.config.kinds import (
+    Address,
+    Choice,
+    Duration,
+    Integer,
+    Kind,
+    ListenAddress,
+    Maybe,
+    Origins,
+    Place,
+    Secret,
+    Several,
+    Size,
+    Switch,
+    WebAddress,
+)
+
+T = TypeVar("T")
+
+MIB = 1024 * 1024
+HOUR = 3600.0
+YEAR = 365 * 24 * HOUR
+
+
+@attrs.frozen
+class Setting:
+    """One setting's row of the table."""
+
+    kind: Kind[Any]
+    #: What it does.
+    text: str
+    #: As a user would write it; `None` when it depends on the machine.
+    default: str | None
+    #: Whether a reload changes it in the running daemon.
+    live: bool
+    #: What files of earlier deployments call it, or "".
+    legacy: str
+    #: Its attribute path. (This and the heading are filled in from where the field stands.)
+    key: str = ""
+    #: The heading it stands under.
+    heading: str = ""
+
+    @property
+    def flag(self) -> str:
+        """Its command-line flag."""
+        return "--" + self.key.replace(".", "-").replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return "FAWA_" + self.key.replace(".", "_").upper()
+
+    def value(self, settings: Settings) -> Any:
+        """Return its value."""
+        return attrgetter(self.key)(settings)
+
+    def show(self, settings: Settings) -> str:
+        """Return its value as a user would write it; a secret masked."""
+        return self.kind.show(self.value(settings))
+
+
+def setting(kind: Kind[T], default: str | None, text: str, *, live: bool = False, legacy: str = "") -> T:
+    """Declare a setting; the arguments are those of `Setting`."""
+    value: Any = attrs.NOTHING if default is None else kind.parse(default)
+    field: T = attrs.field(
+        default=value,
+        metadata={"setting": Setting(kind, text, default, live, legacy)},
+        repr=not kind.secret,
+        kw_only=True,
+    )
+    return field
+
+
+def section(cls: Callable[[], T], text: str) -> T:
+    """Declare a section: settings whose keys begin with the field's name and a dot."""
+    field: T = attrs.field(factory=cls, metadata={"section": cls, "text": text}, kw_only=True)
+    return field
+
+
+@attrs.frozen
+class TlsSettings:
+    """Certificate of the TLS listener."""
+
+    cert: Path | None = setting(
+        Maybe(Place()),
+        "",
+        "PEM file with the certificate and its chain. Without one, fawad makes a development certificate "
+        "for localhost and renews it.",
+        live=True,
+        legacy="certFile",
+    )
+    key: Path | None = setting(
+        Maybe(Place()),
+        "",
+        "PEM file with the certificate's private key, not encrypted.",
+        live=True,
+        legacy="keyFile",
+    )
+
+
+@attrs.frozen
+class LimitSettings:
+    """What one peer, and all together, may take."""
+
+    max_connections: int = setting(
+        Integer(1, 1_000_000),
+        "10000",
+        "Connections open at once; others wait to be accepted.",
+        live=True,
+    )
+    max_streams: int = setting(Integer(1, 128), "128", "Calls at once on one HTTP/2 connection.")
+    max_header: int = setting(Size(1024, 64 * 1024), "64KiB", "Size of a request's head.")
+    max_message: int = setting(
+        Size(1024, 1024 * MIB), "4MiB", "Size of one RPC message, after decompression; file chunks obey it."
+    )
+
+
+@attrs.frozen
+class TimeoutSettings:
+    """How long a silent or slow peer is waited for."""
+
+    handshake: float = setting(Duration(0.1, HOUR), "10s", "For a TLS handshake.")
+    header: float = setting(Duration(0.1, HOUR), "15s", "For a request's head, once it has begun.")
+    idle: float = setting(Duration(1, 24 * HOUR), "300s", "For the next request on an open connection.")
+    body: float = setting(Duration(0.1, HOUR), "60s", "For the next byte of a request's body.")
+    write: float = setting(Duration(0.1, HOUR), "60s", "For the peer to take the next byte of a response.")
+
+
+@attrs.frozen
+class WindowSettings:
+    """HTTP/2 receive windows (RFC 9113 section 5.2): what a peer may send ahead of what is read."""
+
+    stream: int = setting(Size(64 * 1024, 1024 * MIB), "1MiB", "Of one stream.")
+    connection: int = setting(Size(64 * 1024, 1024 * MIB), "8MiB", "Of all streams of a connection together.")
+
+
+@attrs.frozen
+class CorsSettings:
+    """Which web pages may call from a browser."""
+
+    # Not `*`: fawad asks nobody who they are, so with `*` any page that a user visits could fill the disk of
+    # a fawad on that user's own machine. Pages from the machine itself (a development server on another
+    # port) work at once; the origin that fawad itself serves needs no CORS.
+    origins: tuple[str, ...] = setting(
+        Origins(),
+        "loopback",
+        "Origins whose pages may call; pages that fawad serves itself always may. `loopback` means pages "
+        "from localhost, 127.0.0.1 and [::1], any port; `*` means every page of the web.",
+        live=True,
+    )
+
+
+@attrs.frozen
+class FileSettings:
+    """The file service."""
+
+    ttl: float = setting(
+        Duration(1, YEAR), "25m", "How long a file is kept after its upload began.", live=True
+    )
+    link_ttl: float = setting(Duration(1, YEAR), "5m", "How long a download link is valid.", live=True)
+    progress_timeout: float = setting(
+        Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up."
+    )
+    max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.")
+    sweep_interval: float = setting(
+        Duration(0.1, 24 * HOUR), "30s", "Time between two removals of expired files."
+    )
+
+
+@attrs.frozen
+class LogSettings:
+    """What is logged, on standard error."""
+
+    level: str = setting(
+        Choice(("debug", "info", "warning", "error"), {"warn": "warning"}),
+        "info",
+        "The least severe level that is logged.",
+        live=True,
+        legacy="logLevel",
+    )
+    format: str = setting(
+        Choice(("auto", "console", "json")),
+        "auto",
+        "Lines to read or JSON lines; auto means console on a terminal, else json.",
+        live=True,
+    )
+    access: bool = setting(Switch(), "on", "Log one line (level info) for each call.", live=True)
+
+
+@attrs.frozen
+class RestartSettings:
+    """When a service that crashes is no longer restarted."""
+
+    max_crashes: int = setting(
+        Integer(0, 1000), "5", "Crashes within the window after which fawad gives up and exits."
+    )
+    window: float = setting(Duration(1, 24 * HOUR), "5m", "The window in which crashes are counted.")
+
+
+@attrs.frozen
+class Settings:
+    """Everything that can be set."""
+
+    services: tuple[str, ...] = setting(Several(("greet", "file")), "greet,file", "Services to run.")
+    listen: Address | None = setting(
+        Maybe(ListenAddress(), "off"),
+        "127.0.0.1:8080",
+        "Where to listen without TLS (HTTP/1.1 and HTTP/2).",
+    )
+    listen_tls: Address | None = setting(
+        Maybe(ListenAddress(), "off"), "127.0.0.1:8443", "Where to listen with TLS (HTTP/1.1 and HTTP/2)."
+    )
+    public_url: str = setting(
+        WebAddress(),
+        "",
+        "What links begin with, when clients reach fawad by another address than the one it listens on.",
+    )
+    data_dir: Path = setting(
+        Place(),
+        None,
+        "Folder for everything that is kept. Default: fawa in the user's data folder (XDG_DATA_HOME, "
+        "else ~/.local/share), as root /var/lib/fawa.",
+    )
+    drain_grace: float = setting(
+        Duration(0, 24 * HOUR), "30s", "How long calls may take to finish after SIGTERM.", live=True
+    )
+    link_secret: str | None = setting(
+        Maybe(Secret(32)),
+        "",
+        "Key that signs download links; without one, fawad makes its own and keeps it in data_dir. Set it "
+        "in the environment or the file: flags can be seen by every user of the machine.",
+    )
+    reflection: bool = setting(Switch(), "on", "Serve gRPC reflection (v1 and v1alpha).")
+    tls: TlsSettings = section(TlsSettings, "TLS")
+    limits: LimitSettings = section(LimitSettings, "Limits")
+    timeouts: TimeoutSettings = section(TimeoutSettings, "Timeouts")
+    window: WindowSettings = section(WindowSettings, "HTTP/2 windows")
+    cors: CorsSettings = section(CorsSettings, "Browsers")
+    file: FileSettings = section(FileSettings, "Files")
+    log: LogSettings = section(LogSettings, "Log")
+    restart: RestartSettings = section(RestartSettings, "Restarts")
+
+
+def _walk(cls: type, prefix: str, heading: str) -> Iterator[Setting]:
+    for field in attrs.fields(cls):
+        key = prefix + field.name
+        if inner := field.metadata.get("section"):
+            yield from _walk(inner, f"{key}.", field.metadata["text"])
+        else:
+            yield attrs.evolve(field.metadata["setting"], key=key, heading=heading)
+
+
+#: Every setting by its key, in the order of the classes.
+TABLE: dict[str, Setting] = {row.key: row for row in _walk(Settings, "", "General")}
+#: The names of the sections.
+SECTIONS: frozenset[str] = frozenset(key.partition(".")[0] for key in TABLE if "." in key)
+
+
+def build(values: dict[str, Any]) -> Settings:
+    """Make the settings from values by key; those that are missing take their defaults."""
+
+    def make(cls: type, prefix: str) -> Any:
+        arguments = {}
+        for field in attrs.fields(cls):
+            key = f"{prefix}{field.name}"
+            if inner := field.metadata.get("section"):
+                arguments[field.name] = make(inner, f"{key}.")
+            elif key in values:
+                arguments[field.name] = values[key]
+        return cls(**arguments)
+
+    settings: Settings = make(Settings, "")
+    return settings
+
+
+def live_changes(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compare: keys that changed and can change in a running daemon, and keys that changed but cannot."""
+    changed = [row for row in TABLE.values() if row.value(old) != row.value(new)]
+    live = tuple(row.key for row in changed if row.live)
+    return live, tuple(row.key for row in changed if not row.live)

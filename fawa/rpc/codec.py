@@ -1,0 +1,88 @@
+"""How a message becomes a payload: binary protobuf, or its JSON mapping."""
+
+from __future__ import annotations
+
+import abc
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+_JSON_SPACE: Final = " \t\r\n"
+
+T = TypeVar("T", bound=Message)
+
+
+class Codec(abc.ABC):
+    """Encodes and decodes the messages of one call."""
+
+    #: As in content types: "proto" or "json".
+    name: str
+
+    @abc.abstractmethod
+    def decode(self, payload: bytes, message_type: type[T]) -> T:
+        """Return the message that `payload` holds.
+
+        Raises:
+            GRPCError: INVALID_ARGUMENT, `payload` is not such a message.
+
+        """
+
+    @abc.abstractmethod
+    def encode(self, message: Message) -> bytes:
+        """Return the payload of `message`."""
+
+
+class ProtoCodec(Codec):
+    """Binary protobuf."""
+
+    name = "proto"
+
+    def decode(self, payload: bytes, message_type: type[T]) -> T:
+        try:
+            return message_type.FromString(payload)
+        except DecodeError as error:
+            raise _invalid(message_type, str(error)) from None
+
+    def encode(self, message: Message) -> bytes:
+        return message.SerializeToString()
+
+
+class JsonCodec(Codec):
+    """The JSON mapping of protobuf: lowerCamelCase out, both name styles in, unknown fields ignored."""
+
+    name = "json"
+
+    def decode(self, payload: bytes, message_type: type[T]) -> T:
+        # Imported at the first JSON call: a daemon that speaks none starts sooner.
+        from google.protobuf import json_format  # noqa: PLC0415
+
+        message = message_type()
+        try:
+            text = payload.decode("utf-8")
+            # json_format takes any empty sequence for an object. Well-known types have other forms.
+            if not text.lstrip(_JSON_SPACE).startswith("{") and not _is_well_known(message_type):
+                raise _invalid(message_type, "JSON of a message is an object, {…}")
+            json_format.Parse(text, message, ignore_unknown_fields=True)
+        except (json_format.ParseError, UnicodeDecodeError) as error:
+            raise _invalid(message_type, str(error)) from None
+        return message
+
+    def encode(self, message: Message) -> bytes:
+        from google.protobuf import json_format  # noqa: PLC0415
+
+        return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
+
+
+def _is_well_known(message_type: type[Message]) -> bool:
+    return message_type.DESCRIPTOR.file.package == "google.protobuf"
+
+
+def _invalid(message_type: type[Message], reason: str) -> GRPCError:
+    name = message_type.DESCRIPTOR.full_name
+    return GRPCError(Status.INVALID_ARGUMENT, f"message is not a valid {name}: {reason}")
+
+
+PROTO: Final = ProtoCodec()
+JSON: Final = JsonCodec()

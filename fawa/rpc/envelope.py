@@ -1,0 +1,141 @@
+"""The envelope that all streaming dialects share: 1 byte of flags, 4 bytes of length, the payload.
+
+Sources: "Length-Prefixed-Message" in gRPC's `PROTOCOL-HTTP2.md`, "Enveloped-Message" in the Connect protocol.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from fawa.rpc.compression import inflate_untrusted
+
+#: Flag of a payload that is compressed.
+COMPRESSED: Final = 0x01
+
+_PREFIX: Final = 5
+_pack_prefix: Final = struct.Struct(">BI").pack
+
+
+def pack(payload: bytes, flags: int = 0) -> bytes:
+    """Return `payload` in an envelope."""
+    return _pack_prefix(flags, len(payload)) + payload
+
+
+class EnvelopeReader:
+    """Takes bytes in any pieces, gives payloads.
+
+    Holds at most `limit` bytes of an unfinished payload: the declared length is checked as soon as the
+    prefix is there, before anything is kept.
+    """
+
+    __slots__ = ("_end_flag", "_fault", "_flags", "_gzip", "_limit", "_missing", "_partial", "_prefix", "end")
+
+    def __init__(self, limit: int, *, gzip: bool, fault: Status, end_flag: int = 0) -> None:
+        """Make a reader at the start of a stream.
+
+        Args:
+            limit: the largest payload taken, in bytes, before and after decompression.
+            gzip: payloads may be compressed, with gzip.
+            fault: status of the error for a stream that is malformed.
+            end_flag: flag of the envelope that ends the stream, 0 where there is none.
+
+        """
+        self._limit = limit
+        self._gzip = gzip
+        self._fault = fault
+        self._end_flag = end_flag
+        #: Payload of the envelope that ended the stream, once it is there.
+        self.end: bytes | None = None
+        self._prefix = b""
+        self._flags = 0
+        #: One buffer, not a list of pieces: a list of 1-byte pieces would hold many times the limit.
+        self._partial = bytearray()
+        #: Bytes still to come of the payload whose prefix has been read; -1 while in a prefix.
+        self._missing = -1
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the payloads that `data` completes.
+
+        Raises:
+            GRPCError: RESOURCE_EXHAUSTED, a message is larger than the limit; INTERNAL, one is compressed
+                although no compression was agreed; `fault`, anything else that is malformed.
+
+        """
+        # The common case, one whole plain envelope in one piece, costs one comparison of lengths.
+        size = len(data) - _PREFIX
+        if (
+            self._missing < 0
+            and 0 <= size <= self._limit
+            and not self._prefix
+            and data[0] == 0
+            and int.from_bytes(data[1:5], "big") == size
+            and self.end is None
+        ):
+            return [data[5:]]
+        return self._feed_untrusted(data)
+
+    def _feed_untrusted(self, data: bytes) -> list[bytes]:
+        payloads: list[bytes] = []
+        position = 0
+        while position < len(data):
+            if self.end is not None:
+                raise GRPCError(self._fault, "there is data after the end of the stream")
+            if self._missing < 0:
+                piece = data[position : position + _PREFIX - len(self._prefix)]
+                position += len(piece)
+                self._prefix += piece
+                if len(self._prefix) < _PREFIX:
+                    break
+                self._open(self._prefix)
+                self._prefix = b""
+            piece = data[position : position + self._missing]
+            position += len(piece)
+            self._missing -= len(piece)
+            if self._missing or self._partial:
+                self._partial += piece
+            if self._missing == 0:
+                self._missing = -1
+                if self._partial:
+                    piece = bytes(self._partial)
+                    self._partial = bytearray()
+                self._close(piece, payloads)
+        return payloads
+
+    def _open(self, prefix: bytes) -> None:
+        flags = prefix[0]
+        if flags & ~(COMPRESSED | self._end_flag):
+            raise GRPCError(self._fault, f"envelope has unknown flags: 0x{flags:02x}")
+        if flags & COMPRESSED and not self._gzip:
+            raise GRPCError(Status.INTERNAL, "message is compressed, but no compression was declared")
+        length = int.from_bytes(prefix[1:], "big")
+        if length > self._limit:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"message of {length} bytes is larger than the limit of {self._limit} bytes",
+            )
+        self._flags = flags
+        self._missing = length
+
+    def _close(self, payload: bytes, payloads: list[bytes]) -> None:
+        if self._flags & COMPRESSED and payload:
+            payload = inflate_untrusted(payload, self._limit, self._fault)
+        if self._flags & self._end_flag:
+            self.end = payload
+        else:
+            payloads.append(payload)
+
+    def finish(self) -> None:
+        """Take the end of the body.
+
+        Raises:
+            GRPCError: `fault`, it comes inside an envelope.
+
+        """
+        if self._missing >= 0:
+            raise GRPCError(self._fault, f"body ends {self._missing} bytes before the end of a message")
+        if self._prefix:
+            raise GRPCError(self._fault, "body ends inside the prefix of a message")

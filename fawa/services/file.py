@@ -1,0 +1,295 @@
+"""`file.v1`: send a file, receive it, share a temporary link to it."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import mimetypes
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import attrs
+import trio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from fawa.net.exchange import Exchange
+from fawa.proto.file.v1.file_grpc import FileServiceBase
+from fawa.proto.file.v1.file_pb2 import (
+    FileInfo,
+    GetDownloadURLRequest,
+    GetDownloadURLResponse,
+    ReceiveFileRequest,
+    ReceiveFileResponse,
+    SendFileRequest,
+    SendFileResponse,
+)
+from fawa.rpc.stream import Stream
+from fawa.services.base import Offer
+from fawa.services.links import Links, make_link
+from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.unary import receive_one
+from fawa.storage.base import (
+    ContentStore,
+    Damaged,
+    FileRecord,
+    MetadataStore,
+    NotFound,
+    OutOfSpace,
+    StorageError,
+    Upload,
+    is_key,
+)
+from fawa.storage.lifecycle import expire, find, open_file, publish, repair
+
+#: Bytes of randomness in a key: 80 bits, 16 characters of a-z and 2-7.
+_KEY_BYTES: Final = 10
+
+#: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+_log = logging.getLogger("fawa.services.file")
+
+
+@attrs.frozen(kw_only=True)
+class FileSettings:
+    """What can be set about the file service."""
+
+    #: Seconds a file is kept after its upload is complete.
+    ttl: float = 1500.0
+    #: Seconds a download link is valid, unless the file expires before.
+    link_ttl: float = 300.0
+    #: Seconds between two looks for expired files.
+    sweep_interval: float = 30.0
+    #: Seconds an upload may stand still before it is given up.
+    progress_timeout: float = 60.0
+    #: Bytes of the largest file that is taken; 0 is no limit.
+    max_file_size: int = 0
+    #: What links begin with: scheme, authority and perhaps a path. "" takes what the client used.
+    public_url: str = ""
+
+
+@attrs.frozen(eq=False)
+class FileRpc(FileServiceBase):
+    """The methods."""
+
+    content: ContentStore
+    metadata: MetadataStore
+    secret: bytes = attrs.field(repr=False)
+    #: Asked at each call, so that settings can change under it.
+    settings: Callable[[], FileSettings]
+    #: The time in Unix seconds.
+    clock: Callable[[], float]
+
+    async def SendFile(self, stream: Stream[SendFileRequest, SendFileResponse]) -> None:
+        """Store a file; answers once it is durable. An upload that does not end well leaves nothing."""
+        settings = self.settings()
+        info = await _receive_info(stream, settings)
+        with _status_of_storage_errors():
+            key = base64.b32encode(secrets.token_bytes(_KEY_BYTES)).decode().lower()
+            async with self.content.create(key) as upload:
+                await _receive_content(stream, upload, info.size, settings.progress_timeout)
+                sha256 = await upload.digest()
+                now = self.clock()
+                record = FileRecord(
+                    key=key,
+                    name=info.name,
+                    size=info.size,
+                    content_type=guess_type(info.name),
+                    sha256=sha256,
+                    created=now,
+                    expires=now + settings.ttl,
+                )
+                await publish(self.content, self.metadata, upload, record)
+        until = datetime.fromtimestamp(record.expires, UTC).isoformat(" ", "seconds")
+        message = f"{info.size} bytes received, kept until {until}"
+        await stream.send_message(SendFileResponse(success=True, message=message, randomkey=key))
+
+    async def ReceiveFile(self, stream: Stream[ReceiveFileRequest, ReceiveFileResponse]) -> None:
+        """Send a file back: its name and size, then its content."""
+        key = _checked_key((await receive_one(stream)).randomkey)
+        with _status_of_storage_errors():
+            async with open_file(self.content, self.metadata, key, self.clock()) as (record, content):
+                name = record.name
+                await stream.send_message(ReceiveFileResponse(filename=name, file_size=record.size))
+                async for piece in content.read(0, record.size):
+                    await stream.send_message(ReceiveFileResponse(filename=name, chunk_data=piece))
+        try:
+            await self.metadata.count_download(key)
+        except StorageError as error:
+            _log.warning("a download was not counted: %s", error)
+
+    async def GetDownloadURL(self, stream: Stream[GetDownloadURLRequest, GetDownloadURLResponse]) -> None:
+        """Answer with a link that works for a while without anything else."""
+        key = _checked_key((await receive_one(stream)).randomkey)
+        settings = self.settings()
+        now = self.clock()
+        with _status_of_storage_errors():
+            record = await find(self.metadata, key, now)
+        expires = math.ceil(min(now + settings.link_ttl, record.expires))
+        base = settings.public_url.rstrip("/") or _address_client_used(stream)
+        url = make_link(base, self.secret, key, record.name, expires)
+        await stream.send_message(GetDownloadURLResponse(url=url, filename=record.name))
+
+
+async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSettings) -> FileInfo:
+    """Return the first message of an upload, once it is known to be one that can be stored."""
+    first = None
+    with trio.move_on_after(settings.progress_timeout) as waiting:
+        first = await stream.recv_message()
+    if waiting.cancelled_caught:
+        raise _stalled(settings.progress_timeout)
+    kind = None if first is None else first.WhichOneof("payload")
+    if first is None or kind != "info":
+        came = "the stream ended" if first is None else f"{kind or 'a message without payload'} came"
+        raise GRPCError(Status.INVALID_ARGUMENT, f"the first message must be info, but {came}")
+    info = first.info
+    try:
+        check_name_untrusted(info.name)
+    except ValueError as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from None
+    if info.size < 0:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"the size of a file cannot be {info.size} bytes")
+    if 0 < settings.max_file_size < info.size:
+        raise GRPCError(
+            Status.RESOURCE_EXHAUSTED,
+            f"the file has {info.size} bytes, the largest taken here has {settings.max_file_size}",
+        )
+    return info
+
+
+async def _receive_content(
+    stream: Stream[SendFileRequest, Any], upload: Upload, size: int, progress_timeout: float
+) -> None:
+    """Write the chunks of an upload; they must come to exactly `size` bytes."""
+    received = 0
+    while True:
+        # Empty chunks are no progress: they do not move the deadline.
+        with trio.move_on_after(progress_timeout) as waiting:
+            data = b""
+            while not data:
+                message = await stream.recv_message()
+                if message is None:
+                    break
+                kind = message.WhichOneof("payload")
+                if kind != "chunk_data":
+                    came = "a second info" if kind == "info" else "a message without payload"
+                    raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {came}")
+                data = message.chunk_data
+        if waiting.cancelled_caught:
+            raise _stalled(progress_timeout)
+        if not data:
+            break
+        received += len(data)
+        if received > size:
+            raise GRPCError(
+                Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
+            )
+        await upload.write(data)
+    if received < size:
+        raise GRPCError(
+            Status.INVALID_ARGUMENT, f"info.size says {size} bytes, but the stream ended after {received}"
+        )
+
+
+def _stalled(timeout: float) -> GRPCError:
+    return GRPCError(
+        Status.DEADLINE_EXCEEDED, f"nothing of the file came for {timeout:g} seconds; send it again"
+    )
+
+
+def _checked_key(key: str) -> str:
+    if not key:
+        raise GRPCError(Status.INVALID_ARGUMENT, "randomkey is empty: give the key that SendFile answered")
+    if not is_key(key):
+        raise _unknown_key()
+    return key
+
+
+def _unknown_key() -> GRPCError:
+    return GRPCError(
+        Status.NOT_FOUND, "there is no file under this key: it is wrong, or the file has expired"
+    )
+
+
+@contextmanager
+def _status_of_storage_errors() -> Iterator[None]:
+    """Turn storage errors into statuses; what only operators should know goes to the log."""
+    try:
+        yield
+    except NotFound:
+        raise _unknown_key() from None
+    except OutOfSpace as error:
+        _log.error("cannot store a file: %s", error)
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, "the server has no room left for this file") from error
+    except Damaged as error:
+        _log.error("cannot send a file: %s", error)
+        raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
+    except StorageError as error:
+        _log.error("storage failed: %s", error)
+        raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
+
+
+def _address_client_used(stream: object) -> str:
+    """Return scheme and authority under which the client called, for a link that it can follow.
+
+    This is the one place that looks below the stream. What the client says about itself comes back to
+    itself alone.
+
+    Raises:
+        GRPCError: FAILED_PRECONDITION, it named no host that a link could have.
+
+    """
+    exchange: Exchange = cast("Any", stream).exchange
+    if not _AUTHORITY.fullmatch(exchange.authority):
+        raise GRPCError(
+            Status.FAILED_PRECONDITION,
+            f"no link can be made for the host {exchange.authority!r}: set public_url on the server",
+        )
+    return f"{exchange.scheme}://{exchange.authority}"
+
+
+@attrs.define(eq=False, kw_only=True)
+class FileService:
+    """The service: stores opened and repaired, expiry, RPC and links."""
+
+    name: str = "file"
+    #: Open the stores; each run opens and closes them anew.
+    open_content: Callable[[], AbstractAsyncContextManager[ContentStore]]
+    open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
+    #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
+    secret: bytes = attrs.field(repr=False)
+    #: May be replaced while running; `sweep_interval` counts from the next sweep on.
+    settings: FileSettings = attrs.field(factory=FileSettings)
+    #: The time in Unix seconds.
+    clock: Callable[[], float] = time.time
+
+    async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            StorageError: a store cannot be opened or repaired.
+
+        """
+        # Reads the system's list of media types, once.
+        await trio.to_thread.run_sync(mimetypes.init)
+        async with self.open_content() as content, self.open_metadata() as metadata:
+            repaired = await repair(content, metadata, self.clock())
+            if repaired.total:
+                _log.info("file storage was left untidy and is tidy now: %s", repaired)
+            rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
+            links = Links(content, metadata, self.secret, self.clock)
+            task_status.started(Offer(rpc=(rpc,), http=links.routes))
+            while True:
+                await trio.sleep(self.settings.sweep_interval)
+                try:
+                    if removed := await expire(content, metadata, self.clock()):
+                        _log.debug("%d expired files removed", removed)
+                except StorageError as error:
+                    _log.error("expired files remain, and are tried again: %s", error)

@@ -1,0 +1,337 @@
+"""Content in a folder: one file a key, published by hard link after fsync.
+
+    <folder>/uploads/<key>.<random>.part    uploads under way, each locked by its writer
+    <folder>/content/<ab>/<key>             committed content, `ab` being the key's first two characters
+
+An upload is written and fsynced under its part name, then linked to its final name (which fails when that
+exists: nothing is ever overwritten), then the folder is fsynced. A crash leaves a part, the whole content,
+or both names of the whole content; `sweep_uncommitted` takes the part names away. The lock on a part dies
+with its writer's process, so a sweep by one process never touches the uploads of another.
+
+Everything that touches the disk runs in threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from fawa.storage.base import (
+    PIECE,
+    AlreadyExists,
+    Damaged,
+    NotFound,
+    OutOfSpace,
+    StorageError,
+    check_key,
+    is_key,
+)
+from fawa.storage.publishing import publish_file, sync_folder
+
+#: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
+#: writev(2) takes at most 1,024 pieces.
+BATCH: Final = 1024 * 1024
+BATCH_PIECES: Final = 1024
+
+#: Threads that work on the folder at once. A disk is no faster for more, and one that hangs must not use
+#: up the threads that other parts of the daemon need.
+THREADS: Final = 16
+
+#: Seconds to wait for a thread in which to close and remove, when cancelled.
+CLEANUP_TIMEOUT: Final = 10.0
+
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
+
+# What threads run. Every function here blocks and raises OSError.
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder that survives a power cut, unless it is there."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        sync_folder(path.parent)
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("uploads", "content"):
+        _make_folder(folder / name)
+        if not os.access(folder / name, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
+
+
+def _list_folder(path: Path) -> list[str]:
+    """Return the names in a folder, none when there is no such folder."""
+    try:
+        return [entry.name for entry in path.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a part whose writer is dead; tell whether that was so."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open_content(path: Path) -> tuple[BinaryIO, int]:
+    file = path.open("rb", buffering=0)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        return file, os.fstat(file.fileno()).st_size
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Part:
+    """The file of an upload under way, and the hash of what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sha256 = hashlib.sha256()
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            self.discard()
+            raise
+
+    def append(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self.sha256.update(piece)
+        written = os.writev(self._fd, pieces)
+        if written < sum(map(len, pieces)):
+            # The disk is about to be full, or a limit is near: the rest tells by its error, or fits.
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+
+    def commit(self, target: Path) -> None:
+        os.fsync(self._fd)
+        _make_folder(target.parent)
+        publish_file(self.path, target)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def discard(self) -> None:
+        self.close()
+        _remove(self.path)
+
+
+# The asynchronous face.
+
+
+@attrs.define(eq=False)
+class _Threads:
+    """Runs blocking functions in the folder's threads and turns their errors into ours."""
+
+    folder: Path
+    limiter: trio.CapacityLimiter
+
+    async def run(self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
+        try:
+            return await trio.to_thread.run_sync(function, *args, limiter=self.limiter)
+        except OSError as error:
+            raise self.explain(doing, error) from error
+
+    def explain(self, doing: str, error: OSError) -> StorageError:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OutOfSpace(f"cannot {doing} in {self.folder}: {reason}. Free space there.")
+        if error.errno == errno.EFBIG:
+            return OutOfSpace(
+                f"cannot {doing} in {self.folder}: {reason}. "
+                "The file system or the process's file size limit (ulimit -f) allows no larger file."
+            )
+        if isinstance(error, PermissionError):
+            return StorageError(
+                f"cannot {doing} in {self.folder}: {reason}. "
+                "Give the user that runs fawad the right to read and write there, or set another folder."
+            )
+        return StorageError(f"cannot {doing} in {self.folder}: {reason}. Check the disk and the mount.")
+
+
+@attrs.define(eq=False)
+class FilesystemUpload:
+    """An upload into a part file; see `base.Upload`."""
+
+    _threads: _Threads
+    _part: _Part
+    _target: Path
+    #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
+    _pieces: list[bytes] = attrs.field(factory=list, init=False)
+    _gathered: int = attrs.field(default=0, init=False)
+    _usable: bool = attrs.field(default=True, init=False)
+
+    async def write(self, data: bytes) -> None:
+        """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
+        self._check_usable()
+        if data:
+            self._pieces.append(data)
+            self._gathered += len(data)
+            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
+                await self._flush()
+
+    async def digest(self) -> bytes:
+        """Return the SHA-256 of what has been written so far."""
+        self._check_usable()
+        await self._flush()
+        return self._part.sha256.digest()
+
+    async def commit(self) -> None:
+        """Write, fsync, link to the final name, fsync the folder."""
+        self._check_usable()
+        await self._flush()
+        self._usable = False
+        try:
+            await self._threads.run("store an upload", self._part.commit, self._target)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise AlreadyExists(f"there is content under the key {self._target.name} already") from error
+            raise
+
+    def _check_usable(self) -> None:
+        if not self._usable:
+            raise StorageError("the upload has failed or ended before: begin a new one")
+
+    async def _flush(self) -> None:
+        if self._pieces:
+            pieces, self._pieces, self._gathered = self._pieces, [], 0
+            self._usable = False
+            await self._threads.run("write an upload", self._part.append, pieces)
+            self._usable = True
+
+
+@attrs.define(eq=False)
+class FilesystemContent:
+    """An open file; see `base.Content`."""
+
+    _threads: _Threads
+    _key: str
+    _fd: int
+    file: BinaryIO | None
+    size: int
+
+    async def read(self, offset: int, count: int) -> AsyncIterator[bytes]:
+        """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
+        end = offset + count
+        while offset < end:
+            piece = await self._threads.run("read", os.pread, self._fd, min(PIECE, end - offset), offset)
+            if not piece:
+                raise Damaged(f"content {self._key} ends at byte {offset}, and {end} were asked for")
+            offset += len(piece)
+            yield piece
+
+
+class FilesystemStore:
+    """A folder of content; made by `content_store`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._uploads = folder / "uploads"
+        self._content = folder / "content"
+        self._threads = _Threads(folder, trio.CapacityLimiter(THREADS))
+
+    async def prepare(self) -> None:
+        """Make the folders where they are missing, and see that they can be used."""
+        await self._threads.run("keep files", _prepare, self._threads.folder)
+
+    def _path(self, key: str) -> Path:
+        return self._content / check_key(key)[:2] / key
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncIterator[FilesystemUpload]:
+        """Begin an upload; see `base.ContentStore.create`."""
+        target = self._path(key)
+        path = self._uploads / f"{key}.{secrets.token_hex(8)}.part"
+        part = await self._threads.run("begin an upload", _Part, path)
+        try:
+            yield FilesystemUpload(self._threads, part, target)
+        finally:
+            # A part that cannot be removed is left to the next sweep, an open file is not.
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope, suppress(StorageError):
+                await self._threads.run("end an upload", part.discard)
+            if scope.cancelled_caught:
+                part.close()
+
+    @asynccontextmanager
+    async def open(self, key: str) -> AsyncIterator[FilesystemContent]:
+        """Open committed content; see `base.ContentStore.open`."""
+        try:
+            file, size = await self._threads.run("open content", _open_content, self._path(key))
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound(f"there is no content under the key {key}") from error
+            raise
+        try:
+            yield FilesystemContent(self._threads, key, file.fileno(), file, size)
+        finally:
+            # In a thread: closing the last name of a large deleted file frees its blocks.
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
+                await self._threads.run("close content", file.close)
+            if scope.cancelled_caught:
+                file.close()
+
+    async def delete(self, key: str) -> None:
+        """Remove the content; see `base.ContentStore.delete`."""
+        await self._threads.run("delete content", _remove, self._path(key))
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Iterate over the keys of committed content; files that are not ours are passed over."""
+        for shard in await self._threads.run("list content", _list_folder, self._content):
+            for name in await self._threads.run("list content", _list_folder, self._content / shard):
+                if is_key(name) and name[:2] == shard:
+                    yield name
+
+    async def sweep_uncommitted(self) -> int:
+        """Remove the parts whose writers are dead."""
+        removed = 0
+        for name in await self._threads.run("list uploads", _list_folder, self._uploads):
+            if name.endswith(".part"):
+                removed += await self._threads.run(
+                    "remove an upload", _remove_abandoned, self._uploads / name
+                )
+        return removed
+
+
+@asynccontextmanager
+async def content_store(folder: Path) -> AsyncIterator[FilesystemStore]:
+    """Open the folder, made with mode 0700 when it is not there.
+
+    Raises:
+        StorageError: it cannot be made, read or written.
+
+    """
+    store = FilesystemStore(folder)
+    await store.prepare()
+    yield store

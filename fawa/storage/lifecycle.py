@@ -1,0 +1,189 @@
+"""A file's life across the two stores: published, found, expired, repaired.
+
+One rule keeps them in step: **a record is there before its content and stays until after it.**
+
+- Published: record as `UPLOADING` → content committed → record `READY` → success is answered. A crash
+  between leaves a record that is not served, with whole content or none.
+- Expired: content deleted → record deleted. A crash between leaves a record that is expired, so not
+  served, and next in line at the next expiry.
+
+So whatever is stored is recorded, every file is listed for its expiry from before it exists, and only whole
+files are served. `repair` finishes at start what a crash left half done; it may run while other processes
+use the same stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import attrs
+import trio
+
+from fawa.storage.base import (
+    Content,
+    ContentStore,
+    Damaged,
+    FileRecord,
+    MetadataStore,
+    NotFound,
+    State,
+    StorageError,
+    Upload,
+)
+
+#: Seconds to take back what a failed or cancelled upload has stored; what is left after is left to expiry.
+CLEANUP_TIMEOUT: Final = 10.0
+
+#: Files that one query for expired ones returns.
+EXPIRY_BATCH: Final = 100
+
+
+@attrs.frozen
+class Repaired:
+    """What `repair` found, as numbers of files."""
+
+    #: Uploads broken off before their content was whole: removed.
+    uncommitted: int
+    #: Content without a record: removed.
+    unrecorded: int
+    #: Records without content: removed.
+    empty: int
+    #: Whole content whose record was not ready yet: made ready.
+    finished: int
+    #: Expired while nobody looked: removed.
+    expired: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(attrs.astuple(self))
+
+
+async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload, record: FileRecord) -> None:
+    """Make an upload a file: when this returns, record and content are durable and served.
+
+    When it raises or is cancelled, neither is there (or, if the stores cannot be reached any more, both
+    go at `record.expires`).
+
+    Raises:
+        AlreadyExists: there is a file under `record.key`, which is left as it is.
+        StorageError: a store failed, or the file expired meanwhile.
+
+    """
+    await metadata.add(attrs.evolve(record, state=State.UPLOADING))
+    try:
+        await upload.commit()
+        try:
+            await metadata.publish(record.key)
+        except NotFound as error:
+            raise StorageError(f"{record.key} expired or was repaired away while it was stored") from error
+    except BaseException:
+        # The error that brought us here is the one to tell.
+        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
+            await _remove(content, metadata, record.key)
+        raise
+
+
+async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
+    """Return the record of a file that is ready and not expired.
+
+    Raises:
+        NotFound: there is none.
+
+    """
+    record = await metadata.get(key)
+    if record.state is not State.READY or record.expires <= now:
+        raise NotFound(f"the file under the key {key} is expired or not ready")
+    return record
+
+
+@asynccontextmanager
+async def open_file(
+    content: ContentStore, metadata: MetadataStore, key: str, now: float
+) -> AsyncIterator[tuple[FileRecord, Content]]:
+    """Open a file that is ready and not expired; it stays readable while open, even past its expiry.
+
+    Raises:
+        NotFound: there is none.
+        Damaged: its content has another size than recorded.
+
+    """
+    record = await find(metadata, key, now)
+    async with content.open(key) as opened:
+        if opened.size != record.size:
+            raise Damaged(f"the content under {key} has {opened.size} bytes, its record says {record.size}")
+        yield record, opened
+
+
+async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> int:
+    """Remove the files that expire at or before `now`; return how many.
+
+    Raises:
+        StorageError: some could not be removed; the others were.
+
+    """
+    removed = 0
+    failure: StorageError | None = None
+    while keys := await metadata.expired(now, EXPIRY_BATCH):
+        before = removed
+        for key in keys:
+            try:
+                await _remove(content, metadata, key)
+            except StorageError as error:
+                failure = error
+            else:
+                removed += 1
+        if removed == before:
+            break
+    if failure is not None:
+        raise failure
+    return removed
+
+
+async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> Repaired:
+    """Finish what a crash left half done, and expire what is due; run before anything is served.
+
+    Afterwards the two stores hold the same keys, all `READY`.
+    """
+    uncommitted = await content.sweep_uncommitted()
+    # Content before records: whatever content another process adds meanwhile, its record is older.
+    stored = {key async for key in content.keys()}  # noqa: SIM118
+    recorded = {key async for key in metadata.keys()}  # noqa: SIM118
+    unfinished = {key async for key in metadata.keys(State.UPLOADING)}
+    unrecorded = stored - recorded
+    for key in unrecorded:
+        await content.delete(key)
+    empty = 0
+    for key in recorded - stored:
+        if not await _is_stored(content, key):
+            # If this is an upload of another process, just before its commit, then its `publish` fails
+            # and takes the content back: nobody is told of a file that is not there.
+            await metadata.delete(key)
+            empty += 1
+    finished = 0
+    for key in unfinished & stored:
+        with suppress(NotFound):
+            await metadata.publish(key)
+            finished += 1
+    return Repaired(
+        uncommitted=uncommitted,
+        unrecorded=len(unrecorded),
+        empty=empty,
+        finished=finished,
+        expired=await expire(content, metadata, now),
+    )
+
+
+async def _remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
+    await content.delete(key)
+    await metadata.delete(key)
+
+
+async def _is_stored(content: ContentStore, key: str) -> bool:
+    try:
+        async with content.open(key):
+            return True
+    except NotFound:
+        return False

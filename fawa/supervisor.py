@@ -1,0 +1,355 @@
+"""The nursery tree: signals, services, listeners. The only room that names concrete services and backends.
+
+    daemon ─┬─ signals
+            └─ services ─┬─ one task each, restarted when it crashes
+                         └─ front door ── connections ── calls
+
+The front door stands inside the services' nursery, so calls end before what they use.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import attrs
+import trio
+from grpclib._typing import IServable
+
+from fawa import __version__, restarts
+from fawa.calls import serve
+from fawa.config import Loaded, Settings, live_changes, origin_allowed
+from fawa.net import tls
+from fawa.net.connection import Limits
+from fawa.net.cors import Cors
+from fawa.net.exchange import Exchange
+from fawa.net.router import Route, Router
+from fawa.net.tcp import Endpoint, FrontDoor, Root, bind
+from fawa.ops.logging import access_line, configure, get_logger
+from fawa.rpc.dialect import Limits as CallLimits
+from fawa.services.base import Offer, Service
+from fawa.services.file import FileService, FileSettings
+from fawa.services.greet import GreetService
+from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
+from fawa.services.reflection import reflection
+from fawa.services.welcome import welcome
+from fawa.storage import filesystem, sqlite
+from fawa.storage.secret import load_or_create_secret
+
+_log = get_logger("fawa.supervisor")
+
+#: File descriptors that are not connections: listeners, stores, files under way.
+_SPARE_DESCRIPTORS: Final = 512
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says what is wrong and what to do."""
+
+
+async def make_services(settings: Settings) -> list[Service]:
+    """Return the enabled services over their backends.
+
+    Raises:
+        StorageError: the secret that signs links cannot be read or made.
+
+    """
+    services: list[Service] = []
+    for name in settings.services:
+        if name == "greet":
+            services.append(GreetService())
+        elif name == "file":
+            folder = settings.data_dir
+            services.append(
+                FileService(
+                    open_content=functools.partial(filesystem.content_store, folder / "files"),
+                    open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+                    secret=await _link_secret(settings),
+                    settings=_file_settings(settings),
+                )
+            )
+    return services
+
+
+async def _link_secret(settings: Settings) -> bytes:
+    if settings.link_secret is not None:
+        return settings.link_secret.encode()
+    return await load_or_create_secret(settings.data_dir / "link-secret")
+
+
+def _file_settings(settings: Settings) -> FileSettings:
+    return FileSettings(
+        ttl=settings.file.ttl,
+        link_ttl=settings.file.link_ttl,
+        sweep_interval=settings.file.sweep_interval,
+        progress_timeout=settings.file.progress_timeout,
+        max_file_size=settings.file.max_size,
+        public_url=settings.public_url,
+    )
+
+
+def _door_limits(settings: Settings) -> Limits:
+    return Limits(
+        header_timeout=settings.timeouts.header,
+        idle_timeout=settings.timeouts.idle,
+        body_timeout=settings.timeouts.body,
+        write_timeout=settings.timeouts.write,
+        max_header=settings.limits.max_header,
+        max_streams=settings.limits.max_streams,
+        stream_window=settings.window.stream,
+        connection_window=settings.window.connection,
+    )
+
+
+def _log_access(exchange: Exchange, seconds: float) -> None:
+    access_line(
+        method=exchange.method,
+        path=exchange.path,
+        version=exchange.version,
+        status=exchange.status,
+        seconds=seconds,
+        peer=exchange.peer,
+        bytes_in=exchange.bytes_in,
+        bytes_out=exchange.bytes_out,
+        rpc=exchange.label,
+        rpc_status=exchange.code,
+    )
+
+
+def _cors(settings: Settings) -> Cors:
+    return Cors(functools.partial(origin_allowed, settings.cors.origins))
+
+
+def _allowed_connections(most: int) -> int:
+    """Return how many connections the process's file descriptors allow, at most `most`.
+
+    The soft limit is raised to the hard one first: 1,024, the usual soft limit, is for programs that use
+    select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    room = soft - _SPARE_DESCRIPTORS
+    if soft == resource.RLIM_INFINITY or most <= room:
+        return most
+    room = max(room, soft // 2)
+    _log.warning("fewer connections than limits.max_connections", wanted=most, allowed=room, descriptors=soft)
+    return room
+
+
+def _innermost(error: Exception) -> Exception:
+    """Return the one exception inside nested groups of one."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@attrs.define
+class Supervisor:
+    """Starts services and the front door, restarts what crashes, drains at the end."""
+
+    loaded: Loaded
+    #: Reads the settings anew, for SIGHUP.
+    reload: Callable[[], Loaded]
+    services: Sequence[Service]
+    health: HealthState = attrs.field(factory=HealthState, init=False)
+    _router: Router = attrs.field(init=False)
+    _root: Root = attrs.field(init=False)
+    _door: FrontDoor = attrs.field(init=False)
+    _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
+    _served: set[str] = attrs.field(factory=set, init=False)
+    _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _given_up: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        settings = self.settings
+        self._router = Router(serve.not_found)
+        self._root = Root(self._router, _cors(settings), _log_access)
+        most = _allowed_connections(settings.limits.max_connections)
+        self._door = FrontDoor(self._root, _door_limits(settings), settings.timeouts.handshake, most)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.loaded.settings
+
+    async def run(self, task_status: trio.TaskStatus[list[Endpoint]] = trio.TASK_STATUS_IGNORED) -> int:
+        """Run the daemon to its end; returns the exit code.
+
+        Raises:
+            StartError: it cannot start.
+
+        """
+        async with trio.open_nursery() as daemon:
+            await daemon.start(self._watch_signals, daemon.cancel_scope)
+            async with trio.open_nursery() as services:
+                for service in self.services:
+                    await services.start(self._keep, service)
+                self._serve_own()
+                endpoints = await self._bind(services)
+                async with trio.open_nursery() as listeners:
+                    await listeners.start(self._door.run, endpoints)
+                    self._announce(endpoints)
+                    task_status.started(endpoints)
+                    await self._stop.wait()
+                    grace = self.settings.drain_grace
+                    _log.info("draining", connections=self._door.connections, grace=grace)
+                    self.health.close()
+                    self._door.drain(grace)
+                services.cancel_scope.cancel()
+            daemon.cancel_scope.cancel()
+        _log.info("stopped")
+        return 1 if self._given_up else 0
+
+    # Services
+
+    async def _keep(self, service: Service, task_status: trio.TaskStatus[None]) -> None:
+        """Run a service and start it again when it crashes, until it has crashed too often."""
+        crashes = restarts.CrashCount(self.settings.restart.max_crashes, self.settings.restart.window)
+        routes: dict[str, Route] = {}
+        started = False
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    offer = await nursery.start(service.run)
+                    routes = self._open(service.name, offer)
+                    if not started:
+                        started = True
+                        task_status.started()
+                fault: Exception = RuntimeError("it ended by itself")
+            except Exception as error:
+                fault = _innermost(error)
+                if not started:
+                    raise StartError(f"service {service.name!r} cannot start: {fault}") from fault
+            self._close(service.name, routes)
+            try:
+                number = crashes.add(trio.current_time())
+            except restarts.GivenUp as given_up:
+                _log.error("service given up", service=service.name, reason=str(given_up), exc_info=fault)
+                self._given_up = True
+                self._stop.set()
+                return
+            seconds = restarts.pause(number, random.random())  # noqa: S311 - jitter, not a secret
+            _log.error(
+                "service crashed",
+                service=service.name,
+                crashes=number,
+                restart_in=round(seconds, 3),
+                exc_info=fault,
+            )
+            await trio.sleep(seconds)
+
+    def _open(self, name: str, offer: Offer) -> dict[str, Route]:
+        """Serve what a service offers; returns its routes."""
+        limits = CallLimits(max_message=self.settings.limits.max_message)
+        routes: dict[str, Route] = dict(offer.http)
+        for implementation in offer.rpc:
+            methods = serve.routes(implementation, limits)
+            routes.update(methods)
+            rpc_name = next(iter(methods)).split("/")[1]
+            self._served.add(rpc_name)
+            self.health.set(rpc_name, SERVING)
+        self._router.add(routes)
+        _log.info("service started", service=name)
+        return routes
+
+    def _close(self, name: str, routes: dict[str, Route]) -> None:
+        """Answer that a service is away."""
+        self._router.add(serve.unavailable(routes, name))
+        for rpc_name in {path.split("/")[1] for path in routes} & self._served:
+            self.health.set(rpc_name, NOT_SERVING)
+
+    def _serve_own(self) -> None:
+        """Serve what belongs to the daemon itself: health, reflection, the front page."""
+        own: tuple[IServable, ...] = (Health(self.health),)
+        if self.settings.reflection:
+            own += reflection(lambda: self._served)
+        self._open("daemon", Offer(rpc=own, http={"/": Route(("GET", "HEAD"), welcome)}))
+
+    # Listeners
+
+    async def _bind(self, nursery: trio.Nursery) -> list[Endpoint]:
+        settings = self.settings
+        endpoints: list[Endpoint] = []
+        try:
+            if settings.listen is not None:
+                endpoints += await bind(settings.listen.host, settings.listen.port)
+            if settings.listen_tls is not None:
+                self._certificate = await self._load_certificate(nursery)
+                address = settings.listen_tls
+                endpoints += await bind(address.host, address.port, self._certificate.context)
+        except (OSError, tls.TlsError) as error:
+            raise StartError(str(error)) from error
+        return endpoints
+
+    async def _load_certificate(self, nursery: trio.Nursery) -> tls.CertificateSource:
+        cert, key = self.settings.tls.cert, self.settings.tls.key
+        if cert is not None and key is not None:
+            source = tls.CertificateSource(await trio.to_thread.run_sync(tls.load_certificate, cert, key))
+            if warning := source.current.warning(time.time()):
+                _log.warning("certificate", reason=warning)
+            return source
+        folder = self.settings.data_dir / "tls"
+        make = functools.partial(tls.development_certificate, folder, time.time(), socket.gethostname())
+        source = tls.CertificateSource(await trio.to_thread.run_sync(make))
+        nursery.start_soon(tls.rotate, source, folder)
+        return source
+
+    def _announce(self, endpoints: Sequence[Endpoint]) -> None:
+        plain = [endpoint.address for endpoint in endpoints if endpoint.tls is None]
+        secure = [endpoint.address for endpoint in endpoints if endpoint.tls is not None]
+        scheme, first = ("http", plain[0]) if plain else ("https", secure[0])
+        _log.info(
+            "ready",
+            url=f"{scheme}://{first}/",
+            listen=" ".join(plain),
+            listen_tls=" ".join(secure),
+            version=__version__,
+        )
+
+    # Signals
+
+    async def _watch_signals(self, daemon: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+        """SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the settings again."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self._reload()
+                elif self._stop.is_set():
+                    _log.warning("stopping at once", signal=signal.Signals(number).name)
+                    daemon.cancel()
+                else:
+                    _log.info("stopping", signal=signal.Signals(number).name)
+                    self._stop.set()
+
+    async def _reload(self) -> None:
+        """Read settings and certificates again; the log names what cannot change in a running daemon."""
+        try:
+            new = await trio.to_thread.run_sync(self.reload)
+        except Exception as error:
+            _log.error("settings not reloaded", reason=str(error))
+            return
+        live, later = live_changes(self.settings, new.settings)
+        self.loaded = new
+        configure(new.settings.log.level, new.settings.log.format, access=new.settings.log.access)
+        self._root.cors = _cors(new.settings)
+        self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
+        for service in self.services:
+            if isinstance(service, FileService):
+                service.settings = _file_settings(new.settings)
+        cert, key = new.settings.tls.cert, new.settings.tls.key
+        if self._certificate is not None and cert is not None and key is not None:
+            try:
+                await self._certificate.reload(cert, key)
+            except tls.TlsError as error:
+                _log.error("certificate not reloaded", reason=str(error))
+        _log.info("settings reloaded", changed=list(live), need_restart=list(later))

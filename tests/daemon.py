@@ -1,0 +1,192 @@
+"""A real `fawad` on free loopback ports, started for tests and stopped by its process id."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+#: Seconds for anything a healthy daemon does at once, with room for a busy machine.
+PATIENCE = 30.0
+
+#: What tests of other machines' settings must not inherit.
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
+
+
+class DaemonError(AssertionError):
+    """The daemon did not do what it was waited for; the text ends with its log."""
+
+
+@attrs.define
+class Daemon:
+    """A running `fawad`."""
+
+    process: subprocess.Popen[str]
+    data_dir: Path
+    _lines: list[str] = attrs.field(factory=list, init=False)
+    _news: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
+    _ready: dict[str, Any] = attrs.field(factory=dict, init=False)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def plain(self) -> str:
+        """`127.0.0.1:PORT` of HTTP/1.1 and h2c."""
+        return str(self._ready["listen"])
+
+    @property
+    def tls(self) -> str:
+        """`127.0.0.1:PORT` of HTTPS."""
+        return str(self._ready["listen_tls"])
+
+    @property
+    def certificate(self) -> Path:
+        """The development certificate, which clients trust as a root."""
+        return self.data_dir / "tls" / "dev-cert.pem"
+
+    @property
+    def log(self) -> str:
+        """All that the daemon has written so far."""
+        with self._news:
+            return "\n".join(self._lines)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the log lines written so far, those that are JSON."""
+        with self._news:
+            return [entry for line in self._lines if (entry := _entry(line))]
+
+    def wait_for_event(
+        self, wanted: Callable[[dict[str, Any]], bool], *, timeout: float = PATIENCE
+    ) -> dict[str, Any]:
+        """Return the first log line that is `wanted`, waiting until it is written.
+
+        Raises:
+            DaemonError: the daemon ended, or wrote no such line within `timeout` seconds.
+
+        """
+        seen = 0
+
+        def look() -> dict[str, Any] | bool:
+            nonlocal seen
+            fresh, seen = self._lines[seen:], len(self._lines)
+            found = (entry for line in fresh if (entry := _entry(line)) and wanted(entry))
+            return next(found, self._ended)
+
+        with self._news:
+            found = self._news.wait_for(look, timeout)
+        if not isinstance(found, dict):
+            how = (
+                f"ended with {self.process.wait(PATIENCE)}" if self._ended else f"was silent for {timeout} s"
+            )
+            raise DaemonError(f"fawad {how} before the awaited log line\n{self.log}")
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Return the exit code once the process has ended.
+
+        Raises:
+            DaemonError: it is still there after `timeout` seconds.
+
+        """
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise DaemonError(f"fawad did not end within {timeout} s\n{self.log}") from None
+
+    def kill(self) -> None:
+        """End the process as a power cut would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """Ask the process to end and return its exit code; a process that does not is killed.
+
+        Raises:
+            DaemonError: it had to be killed.
+
+        """
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.wait()
+        except DaemonError:
+            self.kill()
+            raise
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self._lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """Return a JSON log line as an object, `{}` for any other line."""
+    if not line.startswith("{"):
+        return {}
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *flags: str, **environment: str) -> Iterator[Daemon]:
+    """Run `fawad` with its data in `data_dir` until the context ends, and serve nothing before it is ready.
+
+    Args:
+        data_dir: made if it is not there; a test that restarts a daemon gives the same folder again.
+        flags: added to the command line.
+        environment: added to the environment.
+
+    Raises:
+        DaemonError: it did not become ready, or had to be killed at the end.
+
+    """
+    command = [
+        *(sys.executable, "-m", "fawa.cli"),
+        *("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"),
+        *("--data-dir", str(data_dir), "--log-format", "json", *flags),
+    ]
+    process = subprocess.Popen(
+        command,
+        env=_ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    daemon = Daemon(process, data_dir)
+    reader = threading.Thread(target=daemon._read, name="fawad log")
+    reader.start()
+    try:
+        daemon._ready = daemon.wait_for_event(lambda entry: entry.get("event") == "ready")
+        yield daemon
+        daemon.stop()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        reader.join()
+        assert process.stderr is not None
+        process.stderr.close()
