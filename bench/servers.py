@@ -27,7 +27,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class StartError(Exception):
-    """The server ended, or did not become ready in time; the text has its last lines."""
+    """The server did not become ready; the text has its last lines."""
+
+
+class ServerEndedError(Exception):
+    """The server ended while it was needed; the text has its last lines."""
 
 
 @attrs.frozen
@@ -105,6 +109,7 @@ def serving(
 
     Raises:
         StartError: it is not ready within `patience` seconds.
+        ServerEndedError: it ended by itself before the block did.
 
     """
     started = time.perf_counter()
@@ -115,11 +120,17 @@ def serving(
         stderr=subprocess.PIPE,
         text=True,
     )
+    output = Output(process)
     try:
-        address = _await_ready(name, process, started + patience)
-        yield Server(name, process.pid, address, time.perf_counter() - started)
-        if process.poll() is not None:
-            raise StartError(f"{name} ended during the measurement with exit code {process.returncode}")
+        address = output.await_ready(started + patience)
+        if not address:
+            raise StartError(f"{name} did not become ready; its last lines:\n{output.tail}")
+        try:
+            yield Server(name, process.pid, address, time.perf_counter() - started)
+        finally:
+            # Whatever else went wrong in the block, this is why.
+            if process.poll() is not None:
+                raise ServerEndedError(f"{name} ended with exit code {process.returncode}:\n{output.tail}")
     finally:
         stop(process)
 
@@ -134,28 +145,36 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _await_ready(name: str, process: subprocess.Popen[str], until: float) -> str:
-    found: queue.SimpleQueue[str] = queue.SimpleQueue()
-    last: deque[str] = deque(maxlen=20)
+class Output:
+    """What a server writes to stderr: the address in its ready line, and the last lines."""
 
-    def read() -> None:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._pipe = process.stderr
+        self._last: deque[str] = deque(maxlen=20)
+        self._address: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name=f"stderr of {process.pid}", daemon=True).start()
+
+    def _read(self) -> None:
         """Look for the ready line, then keep the pipe empty until the server ends."""
-        assert process.stderr is not None
-        with process.stderr:
-            for line in process.stderr:
-                last.append(line)
+        assert self._pipe is not None
+        with self._pipe:
+            for line in self._pipe:
+                self._last.append(line)
                 if address := _ready_address(line):
-                    found.put(address)
-        found.put("")
+                    self._address.put(address)
+        self._address.put("")
 
-    threading.Thread(target=read, name=f"stderr of {name}", daemon=True).start()
-    try:
-        address = found.get(timeout=max(0, until - time.perf_counter()))
-    except queue.Empty:
-        address = ""
-    if not address:
-        raise StartError(f"{name} did not become ready; its last lines:\n{''.join(last)}")
-    return address
+    def await_ready(self, until: float) -> str:
+        """Return the address, "" when the server has ended or is not ready at `until` on the perf counter."""
+        try:
+            return self._address.get(timeout=max(0, until - time.perf_counter()))
+        except queue.Empty:
+            return ""
+
+    @property
+    def tail(self) -> str:
+        """The last lines."""
+        return "".join(self._last)
 
 
 def _ready_address(line: str) -> str:

@@ -17,7 +17,7 @@ import attrs
 T = TypeVar("T")
 
 #: Digits beyond these are refused before a number is made of them.
-_MAX_DIGITS = 15
+_MAX_DIGITS = 18
 
 #: What is printed in a secret's place.
 MASK = "***"

@@ -171,16 +171,14 @@ class CorsSettings:
 class FileSettings:
     """The file service."""
 
-    ttl: float = setting(
-        Duration(1, YEAR), "25m", "How long a file is kept after its upload began.", live=True
-    )
+    ttl: float = setting(Duration(1, YEAR), "25m", "How long a file is kept.", live=True)
     link_ttl: float = setting(Duration(1, YEAR), "5m", "How long a download link is valid.", live=True)
     progress_timeout: float = setting(
-        Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up."
+        Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
     )
-    max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.")
+    max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.", live=True)
     sweep_interval: float = setting(
-        Duration(0.1, 24 * HOUR), "30s", "Time between two removals of expired files."
+        Duration(0.1, 24 * HOUR), "30s", "Time between two removals of expired files.", live=True
     )
 
 
@@ -231,6 +229,7 @@ class Settings:
         WebAddress(),
         "",
         "What links begin with, when clients reach fawad by another address than the one it listens on.",
+        live=True,
     )
     data_dir: Path = setting(
         Place(),
@@ -274,16 +273,13 @@ SECTIONS: frozenset[str] = frozenset(key.partition(".")[0] for key in TABLE if "
 
 
 def build(values: dict[str, Any]) -> Settings:
-    """Make the settings from values by key; those that are missing take their defaults."""
+    """Make the settings from the value of each key."""
 
     def make(cls: type, prefix: str) -> Any:
         arguments = {}
         for field in attrs.fields(cls):
-            key = f"{prefix}{field.name}"
-            if inner := field.metadata.get("section"):
-                arguments[field.name] = make(inner, f"{key}.")
-            elif key in values:
-                arguments[field.name] = values[key]
+            key, inner = prefix + field.name, field.metadata.get("section")
+            arguments[field.name] = make(inner, f"{key}.") if inner else values[key]
         return cls(**arguments)
 
     settings: Settings = make(Settings, "")

@@ -23,11 +23,11 @@ def render(loaded: Loaded, *, as_json: bool = False) -> str:
     values = {key: row.show(loaded.settings) for key, row in TABLE.items()}
     if as_json:
         rows = {key: {"value": value, "origin": loaded.origin[key]} for key, value in values.items()}
-        return json.dumps(rows, indent=2) + "\n"
+        return json.dumps(rows, indent=2)
     lines = [f"{key}: {_scalar(value)}" for key, value in values.items()]
     width = max(len(line) for line in lines if len(line) < 60)
-    return "".join(
-        f"{line:<{width}}  # {_printable(origin)}\n"
+    return "\n".join(
+        f"{line:<{width}}  # {_printable(origin)}"
         for line, origin in zip(lines, (loaded.origin[key] for key in values), strict=True)
     )
 
@@ -78,4 +78,4 @@ def document() -> str:
         paragraphs = (row.text, " ".join(facts), names)
         body = "\n".join(textwrap.fill(text, 96, break_on_hyphens=False) for text in paragraphs)
         blocks.append(f"{row.key}{' (live)' if row.live else ''}\n{textwrap.indent(body, '    ')}")
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks)

@@ -57,12 +57,16 @@ class Source:
     problems: list[str] = attrs.field(factory=list)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return advice for an unknown name: the name that is likely meant, or where all are listed."""
+def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return advice for an unknown name: the name that is likely meant, or where all are listed.
+
+    The prefix is what all names have in common, and so makes none nearer.
+    """
     from difflib import get_close_matches  # noqa: PLC0415  (only when something is wrong)
 
-    if close := get_close_matches(name, list(names), n=1):
-        return f"did you mean {close[0]}?"
+    ends = [known.removeprefix(prefix) for known in names]
+    if close := get_close_matches(name.removeprefix(prefix), ends, n=1):
+        return f"did you mean {prefix}{close[0]}?"
     return "`fawad config --help` lists all"
 
 
@@ -125,7 +129,8 @@ def read_flags(argv: Sequence[str]) -> tuple[Source, str | None]:
     for word in rest:
         if word.startswith("-") and word != "-":
             name = word.partition("=")[0]
-            source.problems.append(f"{name} (flag) is unknown; {nearest(name, names)}")
+            advice = nearest(name, names, "--")
+            source.problems.append(f"{name} (flag) is unknown; {advice}")
             after_unknown = "=" not in word
         else:
             # The first word after an unknown flag is most likely its value, and may be a secret.
@@ -146,7 +151,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
         if name in keys:
             source.given[keys[name]] = Given(text, f"environment {name}")
         elif name.startswith("FAWA_") and name not in FILE_VARIABLES and not _from_kubernetes(name, text):
-            advice = nearest(name, [*keys, *FILE_VARIABLES])
+            advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
     for backend, names in BACKENDS.items():
         # Never ignored: somebody counts on their data going there.

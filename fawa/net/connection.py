@@ -1,20 +1,33 @@
-"""What HTTP/1.1 and HTTP/2 connections have in common: one writer, bounded output, an orderly end."""
+"""What HTTP/1.1 and HTTP/2 connections have in common.
+
+Reading, answering and writing share tasks in a way that makes a call which never waits cost no task at all:
+
+- One task *leads*: it reads, parses, and runs the calls that have arrived, one after the other, in its own
+  frame. Most calls answer without waiting, and what they queued then leaves in one write.
+- When a call has to wait, the leader stays with it as that call's task, and a new task takes the lead. So a
+  call that waits has a task and a cancel scope of its own, and holds up nobody.
+- One task writes what cannot be sent at once, and is the only one that ever waits for the socket to take it.
+"""
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import math
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import trio
 
 from fawa.net.exchange import Disconnected, Exchange
+from fawa.net.sockets import PlainStream
 
-App = Callable[[Exchange], Awaitable[None]]
+App = Callable[[Exchange], Coroutine[Any, Any, None]]
 
 #: Bytes queued towards a peer, on one stream and on a connection, above which senders wait.
 HIGH_WATER = 256 * 1024
@@ -66,12 +79,35 @@ class Peer:
     scheme: str
 
 
-class Connection(abc.ABC):
-    """A byte stream, the engine that reads it, and one task that writes what calls have queued.
+AnyExchange = TypeVar("AnyExchange", bound=Exchange)
 
-    Calls only queue bytes and wake the writer, so what many calls queue in one turn of the event loop leaves
-    in one write. A call that gets ahead of the peer waits in `drain`.
-    """
+
+@types.coroutine
+def _run_until_it_waits(
+    call: Coroutine[Any, Any, None], on_wait: Callable[[], None]
+) -> Generator[Any, Any, None]:
+    """Run a coroutine in the current task; call `on_wait` before the first time it suspends the task."""
+    try:
+        trap = call.send(None)
+    except StopIteration:
+        return
+    on_wait()
+    while True:
+        # What the coroutine yields is between it and the event loop (PEP 492); pass it on both ways.
+        try:
+            value = yield trap
+        except BaseException as error:
+            step: Callable[[], Any] = functools.partial(call.throw, error)
+        else:
+            step = functools.partial(call.send, value)
+        try:
+            trap = step()
+        except StopIteration:
+            return
+
+
+class Connection(abc.ABC, Generic[AnyExchange]):
+    """A byte stream, the engine that reads it, and the calls on it."""
 
     def __init__(self, stream: trio.abc.Stream, engine: Taker, peer: Peer, limits: Limits) -> None:
         self.stream = stream
@@ -83,56 +119,209 @@ class Connection(abc.ABC):
         self.lost = False
         #: No further request is accepted; the connection ends when the open ones have.
         self.draining = False
+        #: Requests that have arrived and that nobody has begun to answer; the engine bounds their number.
+        self.ready: deque[AnyExchange] = deque()
+        #: More is to be read. Ends with the input, an error, a passed deadline, or the last response.
+        self.reading = True
+        #: The deadline has passed.
+        self.expired = False
         self._taker = engine
+        self._plain = stream if isinstance(stream, PlainStream) else None
         self._read_size = READ_SIZE
+        #: The leader is at work and will write itself.
+        self._corked = False
+        #: What could not be sent at once, for the writer to send first.
+        self._rest = b""
         self._writing = False
         self._ending = False
         self._wake = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
+        self._deadline = math.inf
+        self._timer = trio.CancelScope()
+        self._lead_scope = trio.CancelScope()
+        self._calls: trio.Nursery
+        self._app: App
+
+    # What the HTTP versions define.
 
     @abc.abstractmethod
-    async def run(self, app: App, first: bytes) -> None:
-        """Serve the connection to its end; `first` are bytes already read from it."""
+    def parse(self, data: bytes) -> None:
+        """Act on received bytes (`b""`: there will be no more); requests go to `ready`."""
+
+    @abc.abstractmethod
+    def close_exchange(self, exchange: AnyExchange) -> None:
+        """Tidy up after a call, which may make the next request ready."""
+
+    @abc.abstractmethod
+    def reading_over(self) -> None:
+        """No more will be read: end the calls that cannot go on without."""
+
+    @abc.abstractmethod
+    def cancel_calls(self) -> None:
+        """Cancel all open calls."""
 
     @abc.abstractmethod
     def start_drain(self) -> None:
         """Finish the open requests, accept no other, then close (called once, at shutdown)."""
 
-    async def read(self) -> bytes:
-        """Return received bytes, `b""` at their end; asks for more at once while the socket is full.
+    async def may_read(self) -> None:
+        """Wait until little enough is buffered for more to be read."""
 
-        Raises:
-            trio.BrokenResourceError: the connection is broken.
+    # Tasks.
 
-        """
-        data = bytes(await self.stream.receive_some(self._read_size))
+    async def run(self, app: App, first: bytes) -> None:
+        """Serve the connection to its end; `first` are bytes already read from it."""
+        self._app = app
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_loop)
+            nursery.start_soon(self._watch_deadline)
+            self.set_deadline(trio.current_time() + self.limits.header_timeout)
+            async with trio.open_nursery() as self._calls:
+                if first:
+                    self.parse(first)
+                self._calls.start_soon(self._lead)
+            self._ending = True
+            self.wake_writer()
+            self._timer.cancel()
+        if not self.lost:
+            await self._linger()
+
+    async def _lead(self) -> None:
+        """Read and answer; stay with the first call that has to wait, after passing the lead on."""
+        scope = self._lead_scope
+        current: AnyExchange | None = None
+        leading = True
+
+        def pass_on() -> None:
+            # The call is about to suspend this very task, so nothing here may reschedule it.
+            nonlocal leading
+            leading = False
+            if current is not None:
+                current.scope = scope
+            self._lead_scope = trio.CancelScope()
+            self._corked = False
+            self._wake.set()
+            self._calls.start_soon(self._lead)
+
+        with scope:
+            while True:
+                self._corked = True
+                while self.ready:
+                    current = self.ready.popleft()
+                    await _run_until_it_waits(self._app(current), pass_on)
+                    if not leading:
+                        break
+                    self.close_exchange(current)
+                if not leading or not self.reading:
+                    break
+                self._uncork()
+                await self.may_read()
+                data = await self._read()
+                self._corked = True
+                self.parse(data)
+        if leading:
+            self.reading = False
+            self.reading_over()
+            self._uncork()
+        elif current is not None:
+            self.close_exchange(current)
+        await self._answer_rest()
+
+    async def _answer_rest(self) -> None:
+        """Answer what became ready while nobody who reads would look."""
+        while self.ready:
+            exchange = self.ready.popleft()
+            with trio.CancelScope() as exchange.scope:
+                await self._app(exchange)
+            self.close_exchange(exchange)
+
+    def stop_reading(self) -> None:
+        """Read no more; what is queued is still written."""
+        self.reading = False
+        self._lead_scope.cancel()
+
+    async def _read(self) -> bytes:
+        """Return received bytes, `b""` at their end; asks for more at once while the socket is full."""
+        try:
+            data = bytes(await self.stream.receive_some(self._read_size))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lose()
+            return b""
         self._read_size = READ_SIZE_BULK if len(data) == self._read_size else READ_SIZE
         return data
 
+    # Deadline.
+
+    def set_deadline(self, at: float) -> None:
+        """Give up on the peer at `at` on trio's clock; costs nothing while it only moves later."""
+        self._deadline = at
+        self._timer.deadline = min(self._timer.deadline, at)
+
+    async def _watch_deadline(self) -> None:
+        while not self._ending:
+            with trio.CancelScope(deadline=self._deadline) as self._timer:
+                await trio.sleep_forever()
+            if trio.current_time() >= self._deadline:
+                self._deadline = math.inf
+                self.expired = True
+                if self.reading:
+                    self.stop_reading()
+                else:
+                    self.cancel_calls()
+
+    # Writing.
+
     def wake_writer(self) -> None:
         """Tell the writer that bytes are queued."""
-        self._wake.set()
+        if not self._corked:
+            self._wake.set()
+
+    def _uncork(self) -> None:
+        """Send what the leader's calls have queued, at once if the socket takes it."""
+        self._corked = False
+        if self._plain is None or self._writing or self._rest:
+            self._wake.set()
+            return
+        self._rest = self._taker.take()
+        self.queued = 0
+        if self._rest:
+            self._send_now()
+            if self._rest:
+                self._wake.set()
+            self._progress.unpark_all()
+
+    def _send_now(self) -> None:
+        """Send of `_rest` what the socket takes without waiting."""
+        if self._plain is not None:
+            try:
+                self._rest = self._rest[self._plain.send_now(self._rest) :]
+            except trio.BrokenResourceError:
+                self._rest = b""
+                self._lose()
 
     async def _write_loop(self) -> None:
-        """Write what is queued until `_end_writing`; on failure mark the connection lost and return."""
-        while True:
-            data = self._taker.take()
-            self.queued = 0
-            if not data:
-                self._writing = False
+        """Write what is queued until the connection ends; a peer that takes nothing is lost."""
+        while not self.lost:
+            if not self._rest:
+                self._rest = self._taker.take()
+                self.queued = 0
+            if not self._rest:
                 self._progress.unpark_all()
                 if self._ending:
                     return
                 await self._wake.wait()
                 self._wake = trio.Event()
                 continue
-            self._writing = True
-            if not await self._write(data):
-                self._lose()
-                return
+            self._send_now()
+            if self._rest:
+                self._writing = True
+                rest, self._rest = self._rest, b""
+                if not await self._send_all(rest):
+                    self._lose()
+                self._writing = False
             self._progress.unpark_all()
 
-    async def _write(self, data: bytes) -> bool:
+    async def _send_all(self, data: bytes) -> bool:
         view = memoryview(data)
         for start in range(0, len(view), WRITE_SIZE):
             with trio.move_on_after(self.limits.write_timeout) as timeout:
@@ -145,13 +334,12 @@ class Connection(abc.ABC):
         return True
 
     def _lose(self) -> None:
+        """Take note that the peer is gone."""
         self.lost = True
+        self.stop_reading()
+        self.cancel_calls()
         self._progress.unpark_all()
-        self.on_lost()
-
-    @abc.abstractmethod
-    def on_lost(self) -> None:
-        """The peer is gone: cancel the open calls and let the reader end."""
+        self._wake.set()
 
     async def wait_room(self, has_room: Callable[[], bool]) -> None:
         """Wait until `has_room()`; it is asked again whenever the writer or the peer has made progress.
@@ -161,12 +349,13 @@ class Connection(abc.ABC):
 
         """
         self.wake_writer()
-        with trio.move_on_after(self.limits.write_timeout) as timeout:
+        room = False
+        with trio.move_on_after(self.limits.write_timeout):
             while not (room := has_room()) and not self.lost:
                 await self._progress.park()
         if self.lost:
             raise Disconnected(f"{self.peer.address} is gone")
-        if timeout.cancelled_caught and not room:
+        if not room:
             raise Disconnected(f"{self.peer.address} took nothing for {self.limits.write_timeout:g} s")
 
     def made_progress(self) -> None:
@@ -176,24 +365,17 @@ class Connection(abc.ABC):
     @property
     def is_flushed(self) -> bool:
         """Whether everything queued has been handed to the socket."""
-        return not self._writing and self.queued == 0
+        return not self._writing and not self._rest and self.queued == 0
 
-    def _end_writing(self) -> None:
-        """Let the writer end once everything queued is written."""
-        self._ending = True
-        self._wake.set()
-
-    async def linger(self) -> None:
+    async def _linger(self) -> None:
         """End the connection so that the peer can still read what was sent last.
 
         A socket closed with unread input makes the kernel send RST, which destroys what the peer has not
         read yet (RFC 9112 section 9.6): half-close, then read and discard for a moment.
         """
         stream: trio.abc.Stream = self.stream
-        with (
-            trio.move_on_after(LINGER),
-            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-        ):
+        gone = (trio.BrokenResourceError, trio.ClosedResourceError)
+        with trio.move_on_after(LINGER), contextlib.suppress(*gone):
             if isinstance(stream, trio.SSLStream):
                 with contextlib.suppress(ssl.SSLError):
                     # Sends close_notify and waits for the peer's; raises when data comes instead.
@@ -204,16 +386,3 @@ class Connection(abc.ABC):
                 await stream.send_eof()
             while await stream.receive_some(READ_SIZE):
                 pass
-
-
-class ReadDeadline:
-    """One cancel scope around a whole read loop whose deadline moves: cheaper than a scope a read."""
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self._deadline = math.inf
-
-    def set(self, deadline: float) -> None:
-        """Move the deadline; touches trio's timer heap only when it changes."""
-        if deadline != self._deadline:
-            self._deadline = self.scope.deadline = deadline

@@ -27,9 +27,8 @@ class BodyTooLarge(Exception):  # noqa: N818
 class Exchange(abc.ABC):
     """One request and its response.
 
-    The connection that made it runs the application inside `scope` and cancels that scope when the peer
-    goes away. Response methods other than `send` and `send_file` only queue bytes; one writer task per
-    connection sends what has gathered, so small writes leave together.
+    The connection that made it cancels the application when the peer goes away. Response methods other than
+    `send`, `drain` and `send_file` only queue bytes; what has gathered leaves in one write.
     """
 
     __slots__ = (
@@ -78,8 +77,8 @@ class Exchange(abc.ABC):
         self.authority = authority
         #: "address:port" of the client.
         self.peer = peer
-        #: Cancelled when the peer goes away.
-        self.scope = trio.CancelScope()
+        #: Cancels the call; set once the call waits for something.
+        self.scope: trio.CancelScope | None = None
         #: Seconds `receive` waits for the next byte.
         self.body_timeout = math.inf
         #: Response headers added to whatever the application sends (CORS).
@@ -99,6 +98,11 @@ class Exchange(abc.ABC):
             if key == name:
                 return value
         return default
+
+    def cancel(self) -> None:
+        """Cancel the application: the peer is gone."""
+        if self.scope is not None:
+            self.scope.cancel()
 
     @abc.abstractmethod
     async def receive(self) -> bytes:

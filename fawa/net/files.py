@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncIterator
 from typing import BinaryIO
 
@@ -53,10 +52,3 @@ async def send_some(sock: trio.socket.SocketType, file: BinaryIO, offset: int, c
     if sent == 0:
         raise EOFError(f"the file ends at {offset}, {count} bytes early")
     return sent
-
-
-def raw_socket(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
-    """Return the TCP or Unix socket of a plain stream, else `None`."""
-    if isinstance(stream, trio.SocketStream) and stream.socket.type == socket.SOCK_STREAM:
-        return stream.socket
-    return None

@@ -8,18 +8,11 @@ from typing import BinaryIO, Final
 
 import trio
 
-from fawa.net.connection import (
-    HALF_CLOSE_GRACE,
-    HIGH_WATER,
-    App,
-    Connection,
-    Limits,
-    Peer,
-    ReadDeadline,
-)
+from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits, Peer
 from fawa.net.engine import Data, EndOfMessage, Event, H1Engine, HttpError, Request, Role, header_list
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers
-from fawa.net.files import raw_socket, read_pieces, send_some
+from fawa.net.files import read_pieces, send_some
+from fawa.net.sockets import PlainStream
 
 #: Bytes received ahead of the application (body, or requests pipelined behind it) above which reading stops.
 _READ_AHEAD: Final = 256 * 1024
@@ -141,8 +134,8 @@ class H1Exchange(Exchange):
 
     async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
         conn = self._conn
-        sock = raw_socket(conn.stream)
-        if sock is None or not conn.engine.counts_length:
+        stream = conn.stream
+        if not isinstance(stream, PlainStream) or not conn.engine.counts_length:
             async for piece in read_pieces(file, offset, count):
                 await self.send(piece)
             return
@@ -151,7 +144,7 @@ class H1Exchange(Exchange):
             await conn.wait_room(lambda: conn.is_flushed)
             with trio.move_on_after(conn.limits.write_timeout) as timeout:
                 try:
-                    sent = await send_some(sock, file, offset, count)
+                    sent = await send_some(stream.socket, file, offset, count)
                 except OSError as error:
                     raise Disconnected(f"{self.peer} is gone: {error}") from error
             if timeout.cancelled_caught:
@@ -176,92 +169,40 @@ class H1Exchange(Exchange):
             raise Disconnected(f"{self.peer} is gone")
 
 
-class H1Connection(Connection):
+class H1Connection(Connection[H1Exchange]):
     """One HTTP/1.1 connection, server side."""
-
-    engine: H1Engine
 
     def __init__(self, stream: trio.abc.Stream, peer: Peer, limits: Limits) -> None:
         self.engine = H1Engine(Role.SERVER)
         super().__init__(stream, self.engine, peer, limits)
+        #: The request that is being answered.
         self._exchange: H1Exchange | None = None
-        #: Bytes received behind the current request, and of a body nobody wants.
+        #: Bytes received behind it, of an unfinished head, and of a body that nobody wants.
         self._ahead = 0
         self._discarded = 0
-        self._closing = False
+        #: The client has closed its sending side.
+        self._input_ended = False
         self._resume = trio.Event()
-        self._deadline = ReadDeadline()
-        self._nursery: trio.Nursery
-        self._app: App
 
-    async def run(self, app: App, first: bytes) -> None:
-        self._app = app
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._write_loop)
-            self._deadline.set(trio.current_time() + self.limits.header_timeout)
-            with self._deadline.scope:
-                await self._read_loop(first)
-            if self._deadline.scope.cancelled_caught and self._ahead and not self._closing:
-                self.engine.fail(408, f"no whole request head came in {self.limits.header_timeout:g} s")
-            if (exchange := self._exchange) is not None:
-                exchange.broken = True
-                exchange.scope.cancel()
-            self._end_writing()
-        if not self.lost:
-            await self.linger()
-
-    async def _read_loop(self, data: bytes) -> None:
-        """Read until the peer is gone, the last response is out, or the bytes make no sense."""
-        while not self.lost:
-            if data:
-                if self._exchange is None and self._ahead == 0:
-                    # From the first byte of a head: a client that sends it drop by drop gains nothing.
-                    self._deadline.set(trio.current_time() + self.limits.header_timeout)
-                self._ahead += len(data)
-                if not self._parse(data):
-                    return
-            while (exchange := self._exchange) is not None and self._is_ahead(exchange):
-                self._resume = trio.Event()
-                await self._resume.wait()
-            try:
-                data = await self.read()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._lose()
-                return
-            if not data:
-                await self._end_of_input()
-                return
-
-    def _is_ahead(self, exchange: H1Exchange) -> bool:
-        return (self._ahead if exchange.ended else exchange.buffered) > _READ_AHEAD
-
-    def read_on(self) -> None:
-        """Let the read loop go on: the application has consumed, or the next request has its turn."""
-        self._resume.set()
-
-    async def _end_of_input(self) -> None:
-        """The client sends no more. One that only half-closed may still read its answer."""
-        exchange = self._exchange
-        if exchange is not None and exchange.ended:
-            with trio.move_on_after(HALF_CLOSE_GRACE):
-                while self._exchange is not None and not self.lost:
-                    self._resume = trio.Event()
-                    await self._resume.wait()
-
-    def _parse(self, data: bytes) -> bool:
-        """Act on received bytes; returns whether the connection can go on."""
+    def parse(self, data: bytes) -> None:
+        if not data:
+            self._input_ended = True
+            self.stop_reading()
+            return
+        if self._exchange is None and self._ahead == 0:
+            # From the first byte of a head: a client that sends it drop by drop gains nothing.
+            self.set_deadline(trio.current_time() + self.limits.header_timeout)
+        self._ahead += len(data)
         try:
             self._act(self.engine.receive(data))
         except HttpError as error:
             self._refuse(error)
-            return False
-        return True
 
     def _refuse(self, error: HttpError) -> None:
         exchange = self._exchange
         if exchange is None or not exchange.started:
             self.engine.fail(error.status, f"malformed HTTP/1.1: {error}")
-            self.wake_writer()
+        self.stop_reading()
 
     def _act(self, events: list[Event]) -> None:
         for event in events:
@@ -283,52 +224,69 @@ class H1Connection(Connection):
     def _open(self, request: Request) -> None:
         if request.end_stream:
             self._ahead = 0
-        exchange = H1Exchange(self, request)
-        self._exchange = exchange
-        self._deadline.set(math.inf)
-        self._nursery.start_soon(self._serve, exchange)
+        self._exchange = H1Exchange(self, request)
+        self.ready.append(self._exchange)
+        self.set_deadline(math.inf)
 
-    async def _serve(self, exchange: H1Exchange) -> None:
-        with exchange.scope:
-            await self._app(exchange)
+    async def may_read(self) -> None:
+        while (exchange := self._exchange) is not None and (
+            self._ahead if exchange.ended else exchange.buffered
+        ) > _READ_AHEAD:
+            self._resume = trio.Event()
+            await self._resume.wait()
+
+    def read_on(self) -> None:
+        """Let the leader look whether it may read: the application has consumed, or the call is over."""
+        self._resume.set()
+
+    def close_exchange(self, exchange: H1Exchange) -> None:
         self._exchange = None
         self.read_on()
         if not exchange.finished or exchange.broken or self.draining or self.engine.must_close:
-            self._close()
+            self.stop_reading()
+        elif not self.reading:
+            pass
         elif exchange.ended:
             self._next()
         elif exchange.expects:
             # The body was not asked for, and whether it comes nobody knows (RFC 9110 section 10.1.1).
-            self._close()
+            self.stop_reading()
         else:
-            self._deadline.set(trio.current_time() + self.limits.body_timeout)
+            self.set_deadline(trio.current_time() + self.limits.body_timeout)
 
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > _DISCARD_MOST:
-            self._close()
+            self.stop_reading()
 
     def _next(self) -> None:
         """The response is out and the request is all read: turn to the next one."""
         self._discarded = 0
-        self._deadline.set(trio.current_time() + self.limits.idle_timeout)
+        self.set_deadline(trio.current_time() + self.limits.idle_timeout)
         try:
             self._act(self.engine.next_cycle())
         except HttpError as error:
             self._refuse(error)
-            self._close()
-
-    def _close(self) -> None:
-        """End the connection after what is queued."""
-        self._closing = True
-        self._deadline.scope.cancel()
 
     def start_drain(self) -> None:
         self.draining = True
         if self._exchange is None:
-            self._close()
+            self.stop_reading()
 
-    def on_lost(self) -> None:
-        self._close()
+    def reading_over(self) -> None:
+        self.read_on()
+        exchange = self._exchange
+        if exchange is None:
+            if self.expired and self._ahead:
+                self.engine.fail(408, f"no whole request came in {self.limits.header_timeout:g} s")
+        elif self._input_ended and exchange.ended and not self.lost:
+            # Half-closed: the client may still read its answer.
+            self.set_deadline(trio.current_time() + HALF_CLOSE_GRACE)
+        else:
+            self.cancel_calls()
+
+    def cancel_calls(self) -> None:
         if self._exchange is not None:
-            self._exchange.scope.cancel()
+            self._exchange.broken = True
+            self._exchange.look()
+            self._exchange.cancel()

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import trio
 
-from fawa.net.connection import HIGH_WATER, App, Connection, Limits, Peer, ReadDeadline
+from fawa.net.connection import HIGH_WATER, Connection, Limits, Peer
 from fawa.net.engine import (
     Data,
     EndOfMessage,
@@ -176,10 +176,8 @@ class H2Exchange(Exchange):
             raise Disconnected(f"{self.peer} has reset the stream")
 
 
-class H2Connection(Connection):
+class H2Connection(Connection[H2Exchange]):
     """One HTTP/2 connection, server side."""
-
-    engine: H2Engine
 
     def __init__(self, stream: trio.abc.Stream, peer: Peer, limits: Limits) -> None:
         self.engine = H2Engine(
@@ -188,58 +186,22 @@ class H2Connection(Connection):
         super().__init__(stream, self.engine, peer, limits)
         #: Open streams by id; a stream is taken out when its application returns or the peer resets it.
         self.exchanges: dict[int, H2Exchange] = {}
+        #: Body bytes buffered on all streams.
         self._unconsumed = 0
         self._requests = 0
         self._last_id = 0
         self._refuse_above = _ALL_STREAMS
-        self._greeted = False
         self._refused = trio.Event()
-        self._deadline = ReadDeadline()
-        self._nursery: trio.Nursery
-        self._app: App
 
-    async def run(self, app: App, first: bytes) -> None:
-        self._app = app
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._write_loop)
-            with self._deadline.scope:
-                await self._read_loop(first)
-            # Whoever is still here has lost its client: there is no half-closed HTTP/2.
-            self._cancel_all()
-            self._refused.set()
-            self._end_writing()
-        if not self.lost:
-            await self.linger()
-
-    async def _read_loop(self, data: bytes) -> None:
-        """Read until the peer is gone, the connection has drained, or its bytes make no sense."""
-        limits = self.limits
-        self._deadline.set(trio.current_time() + limits.header_timeout)
-        while not self.lost:
-            if data and not self._parse(data):
-                return
-            if self.exchanges:
-                self._deadline.set(math.inf)
-            elif self.draining and self._refuse_above != _ALL_STREAMS:
-                return
-            elif self._greeted:
-                self._deadline.set(trio.current_time() + limits.idle_timeout)
-            try:
-                data = await self.read()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self._lose()
-                return
-            if not data:
-                return
-
-    def _parse(self, data: bytes) -> bool:
-        """Act on received bytes; returns whether the connection can go on."""
+    def parse(self, data: bytes) -> None:
+        if not data:
+            self.stop_reading()  # a peer that has closed is gone: there is no half-closed HTTP/2
+            return
         try:
             events = self.engine.receive(data)
         except HttpError:
-            self.wake_writer()
-            return False
-        self._greeted = self._greeted or bool(events)
+            self.stop_reading()
+            return
         for event in events:
             if isinstance(event, Request):
                 self._open(event)
@@ -250,13 +212,29 @@ class H2Connection(Connection):
                     exchange.feed_end()
             elif isinstance(event, RstStream):
                 if (exchange := self.exchanges.pop(event.stream_id, None)) is not None:
-                    exchange.scope.cancel()
+                    exchange.cancel()
             elif isinstance(event, WindowUpdate):
                 self.made_progress()
             elif isinstance(event, Ping) and event.ack and event.data == _GOAWAY_PING:
                 self._refuse_new()
-        self.wake_writer()
-        return True
+        if self.exchanges:
+            self.set_deadline(math.inf)
+        elif events:
+            self._rest_for_a_while()
+
+    def _open(self, request: Request) -> None:
+        stream_id = request.stream_id
+        self._last_id = max(self._last_id, stream_id)
+        self._requests += 1
+        if stream_id > self._refuse_above or len(self.exchanges) >= self.limits.max_streams:
+            # REFUSED_STREAM promises that nothing was done, so the client may safely try again (section 8.7).
+            self.engine.stream(stream_id).reset(H2ErrorCode.REFUSED_STREAM)
+            return
+        exchange = H2Exchange(self, request)
+        self.exchanges[stream_id] = exchange
+        self.ready.append(exchange)
+        if self._requests == self.limits.max_requests:
+            self.start_drain()
 
     def _feed(self, event: Data) -> None:
         size = len(event.data)
@@ -271,38 +249,22 @@ class H2Connection(Connection):
             # Twice the window is more than a peer that respects it can have sent.
             self.exchanges.pop(event.stream_id)
             self.engine.stream(event.stream_id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
-            exchange.scope.cancel()
+            exchange.cancel()
 
-    def _open(self, request: Request) -> None:
-        stream_id = request.stream_id
-        self._last_id = max(self._last_id, stream_id)
-        self._requests += 1
-        if stream_id > self._refuse_above or len(self.exchanges) >= self.limits.max_streams:
-            # REFUSED_STREAM promises that nothing was done, so the client may safely try again (section 8.7).
-            self.engine.stream(stream_id).reset(H2ErrorCode.REFUSED_STREAM)
-            return
-        exchange = H2Exchange(self, request)
-        self.exchanges[stream_id] = exchange
-        self._nursery.start_soon(self._serve, exchange)
-        if self._requests == self.limits.max_requests:
-            self.start_drain()
-
-    async def _serve(self, exchange: H2Exchange) -> None:
-        with exchange.scope:
-            await self._app(exchange)
+    def close_exchange(self, exchange: H2Exchange) -> None:
         exchange.close()
         self.engine.forget(exchange.id)
         self.consumed(0, exchange.buffered)
         self.exchanges.pop(exchange.id, None)
         if not self.exchanges:
-            self._rest()
+            self._rest_for_a_while()
 
-    def _rest(self) -> None:
+    def _rest_for_a_while(self) -> None:
         """No stream is open: wait for the next for a while, or end if there will be none."""
         if self.draining and self._refuse_above != _ALL_STREAMS:
-            self._deadline.scope.cancel()
+            self.stop_reading()
         else:
-            self._deadline.set(trio.current_time() + self.limits.idle_timeout)
+            self.set_deadline(trio.current_time() + self.limits.idle_timeout)
 
     def consumed(self, stream_id: int, size: int) -> None:
         """The application is done with `size` body bytes: give the peer window for more.
@@ -323,13 +285,13 @@ class H2Connection(Connection):
         The first announces the end; calls already on their way are still accepted. When the client has
         answered the PING sent behind it, it has seen the announcement, and the second names the last stream.
         """
-        if self.draining:
+        if self.draining or not self.reading:
             return
         self.draining = True
         self.engine.goaway(_ALL_STREAMS)
         self.engine.ping(_GOAWAY_PING)
         self.wake_writer()
-        self._nursery.start_soon(self._refuse_later)
+        self._calls.start_soon(self._refuse_later)
 
     async def _refuse_later(self) -> None:
         with trio.move_on_after(_GOAWAY_WAIT):
@@ -337,19 +299,19 @@ class H2Connection(Connection):
         self._refuse_new()
 
     def _refuse_new(self) -> None:
-        if self._refuse_above == _ALL_STREAMS:
+        if self._refuse_above == _ALL_STREAMS and self.reading:
             self._refuse_above = self._last_id
             self.engine.goaway(self._last_id)
             self.wake_writer()
             self._refused.set()
             if not self.exchanges:
-                self._rest()
+                self._rest_for_a_while()
 
-    def _cancel_all(self) -> None:
+    def reading_over(self) -> None:
+        self._refused.set()
+        self.cancel_calls()
+
+    def cancel_calls(self) -> None:
         for exchange in self.exchanges.values():
-            exchange.scope.cancel()
+            exchange.cancel()
         self.exchanges.clear()
-
-    def on_lost(self) -> None:
-        self._deadline.scope.cancel()
-        self._cancel_all()

@@ -12,13 +12,14 @@ from typing import Final
 import attrs
 import trio
 
-from fawa.net.connection import App, Connection, Limits, Peer
+from fawa.net.connection import App, Limits, Peer
 from fawa.net.cors import Cors
 from fawa.net.engine import PREFACE
 from fawa.net.exchange import BodyTimeout, BodyTooLarge, Disconnected, Exchange
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
 from fawa.net.router import Router
+from fawa.net.sockets import PlainStream
 
 _log = logging.getLogger("fawa.net")
 
@@ -114,8 +115,8 @@ class FrontDoor:
     max_connections: int
     #: Connections turned away because there were `max_connections`.
     refused: int = attrs.field(default=0, init=False)
-    _open: set[trio.abc.Stream] = attrs.field(factory=set, init=False)
-    _serving: set[Connection] = attrs.field(factory=set, init=False)
+    _open: set[PlainStream] = attrs.field(factory=set, init=False)
+    _serving: set[H1Connection | H2Connection] = attrs.field(factory=set, init=False)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _grace: float = attrs.field(default=0.0, init=False)
 
@@ -150,7 +151,7 @@ class FrontDoor:
         return len(self._open)
 
     async def _serve(self, sock: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
-        stream: trio.abc.Stream = sock
+        stream = PlainStream(sock)
         if len(self._open) >= self.max_connections:
             self.refused += 1
             if self.refused == 1 or self.refused % 1000 == 0:
@@ -167,9 +168,9 @@ class FrontDoor:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             peer = Peer(_address(sock.socket.getpeername()), "http" if tls is None else "https")
-            connection: Connection | None = None
+            connection: H1Connection | H2Connection | None = None
             with trio.move_on_after(self.handshake_timeout):
-                connection, first = await self._greet(sock, tls, peer)
+                connection, first = await self._greet(stream, tls, peer)
             if connection is not None:
                 await self._run(connection, first)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
@@ -181,8 +182,8 @@ class FrontDoor:
             await trio.aclose_forcefully(sock)
 
     async def _greet(
-        self, sock: trio.SocketStream, tls: ssl.SSLContext | None, peer: Peer
-    ) -> tuple[Connection | None, bytes]:
+        self, sock: PlainStream, tls: ssl.SSLContext | None, peer: Peer
+    ) -> tuple[H1Connection | H2Connection | None, bytes]:
         """Do the TLS handshake and find the HTTP version: by ALPN, else by the HTTP/2 preface."""
         stream: trio.abc.Stream = sock
         if tls is not None:
@@ -201,7 +202,7 @@ class FrontDoor:
             return H2Connection(stream, peer, self.limits), first
         return H1Connection(stream, peer, self.limits), first
 
-    async def _run(self, connection: Connection, first: bytes) -> None:
+    async def _run(self, connection: H1Connection | H2Connection, first: bytes) -> None:
         if self._accepting.cancel_called:
             return
         self._serving.add(connection)

@@ -301,12 +301,15 @@ async def rotate(
 ) -> NoReturn:
     """Keep a source's development certificate fresh; runs until cancelled.
 
-    A renewal that fails is logged and tried again; the old certificate stays in use until then.
+    A renewal that fails is logged and tried again; the old certificate stays in use until then. A
+    certificate from elsewhere than `folder`, which a reload may have brought, is left alone. `wall_clock`
+    gives Unix seconds.
     """
     log = get_logger("fawa.net.tls")
     name = socket.gethostname() if hostname is None else hostname
     while True:
-        delay = renewal_delay(source.current.not_after, wall_clock())
+        ours = source.current.path.parent == folder
+        delay = renewal_delay(source.current.not_after, wall_clock()) if ours else _LONGEST_SLEEP
         if delay:
             await trio.sleep(min(delay, _LONGEST_SLEEP))
             continue

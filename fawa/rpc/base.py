@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
 from typing import ClassVar, Final
 
 import attrs
@@ -44,53 +44,70 @@ class ContentType:
 class ServerBase(ServerDialect):
     """The parts of a call on the server that all dialects have."""
 
-    __slots__ = ("_compress_from", "_gzip_in", "_gzip_out", "_headers", "_metadata", "_one_out", "_sent")
+    __slots__ = (
+        "_compress_from",
+        "_content",
+        "_gzip_in",
+        "_gzip_out",
+        "_headers",
+        "_metadata",
+        "_one_out",
+        "_sent",
+    )
+
+    #: The header fields that say how the client compresses, what it takes, and how long the call may take.
+    encoding_field: ClassVar[bytes]
+    accept_field: ClassVar[bytes]
+    timeout_field: ClassVar[bytes]
+
+    @staticmethod
+    @abc.abstractmethod
+    def decode_timeout(value: bytes) -> float:
+        """Return the seconds that the last of them says; ValueError when it cannot be read."""
 
     def __init__(
         self,
-        codec: Codec,
+        content: ContentType,
+        fields: dict[bytes, bytes],
         headers: Headers,
         method: Method | None,
         limits: Limits,
-        *,
-        encoding: bytes | None,
-        accepted: bytes | None,
-        timeout: bytes | None,
-        decode_timeout: Callable[[bytes], float],
     ) -> None:
-        """Read what the head of the request says, each in the field that this dialect has for it.
+        """Read what the head of the request says.
 
         Args:
-            codec: of the messages.
+            content: type of the request and of the response.
+            fields: `headers` by name.
             headers: of the request.
             method: what is called, if it exists.
             limits: of this call.
-            encoding: how the client compresses its messages.
-            accepted: the compressions it takes; without it, the one that it uses itself.
-            timeout: how long the call may take.
-            decode_timeout: reads `timeout`; ValueError when it cannot.
 
         """
-        self.codec = codec
+        self.codec = content.codec
         self.compress = True
         self.refusal = None
         self.timeout = None
+        self._content = content
         self._headers = headers
         self._metadata: MultiDict[str | bytes] | None = None
         self._compress_from = limits.compress_from
         self._one_out = method is not None and not method.kind.server_streaming
         self._sent = 0
         self._gzip_in = False
+        timeout = fields.get(self.timeout_field)
         if timeout is not None:
             try:
-                self.timeout = decode_timeout(timeout)
+                self.timeout = self.decode_timeout(timeout)
             except ValueError as error:
                 self.refusal = GRPCError(Status.INVALID_ARGUMENT, str(error))
+        encoding = fields.get(self.encoding_field)
         if encoding is not None:
             try:
                 self._gzip_in = is_gzip(encoding)
             except ValueError as error:
                 self.refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
+        # A client that does not say what it takes is taken to take what it uses.
+        accepted = fields.get(self.accept_field)
         self._gzip_out = self._gzip_in if accepted is None else accepts_gzip(accepted)
 
     @property
@@ -133,7 +150,7 @@ UNANSWERED: Final = (Status.INTERNAL, "the handler ended without the message tha
 class EnvelopedServer(ServerBase):
     """A call on the server whose messages come and go in envelopes."""
 
-    __slots__ = ("_content", "_headed", "_one_in", "_reader", "_received")
+    __slots__ = ("_headed", "_one_in", "_reader", "_received")
 
     #: Status of the error for a body that is malformed.
     fault: ClassVar[Status]
@@ -141,26 +158,12 @@ class EnvelopedServer(ServerBase):
     def __init__(
         self,
         content: ContentType,
+        fields: dict[bytes, bytes],
         headers: Headers,
         method: Method | None,
         limits: Limits,
-        *,
-        encoding: bytes | None,
-        accepted: bytes | None,
-        timeout: bytes | None,
-        decode_timeout: Callable[[bytes], float],
     ) -> None:
-        super().__init__(
-            content.codec,
-            headers,
-            method,
-            limits,
-            encoding=encoding,
-            accepted=accepted,
-            timeout=timeout,
-            decode_timeout=decode_timeout,
-        )
-        self._content = content
+        super().__init__(content, fields, headers, method, limits)
         self._headed = False
         self._one_in = method is not None and not method.kind.client_streaming
         self._received = 0

@@ -57,6 +57,10 @@ class ConnectStreamServer(EnvelopedServer):
 
     name = "connect-stream"
     fault = Status.INVALID_ARGUMENT
+    encoding_field = b"connect-content-encoding"
+    accept_field = b"connect-accept-encoding"
+    timeout_field = b"connect-timeout-ms"
+    decode_timeout = staticmethod(decode_connect_timeout)
 
     def __init__(
         self,
@@ -66,16 +70,7 @@ class ConnectStreamServer(EnvelopedServer):
         method: Method | None,
         limits: Limits,
     ) -> None:
-        super().__init__(
-            content,
-            headers,
-            method,
-            limits,
-            encoding=fields.get(b"connect-content-encoding"),
-            accepted=fields.get(b"connect-accept-encoding"),
-            timeout=fields.get(b"connect-timeout-ms"),
-            decode_timeout=decode_connect_timeout,
-        )
+        super().__init__(content, fields, headers, method, limits)
         self._exists = method is not None
         self.refusal = self.refusal or _refuse_version(
             fields.get(b"connect-protocol-version"), b"1", "connect-protocol-version"
@@ -100,9 +95,13 @@ class ConnectStreamServer(EnvelopedServer):
 class ConnectUnaryServer(ServerBase):
     """A unary Connect call on the server: the body is the message, the HTTP status tells the outcome."""
 
-    __slots__ = ("_answer", "_content", "_exists", "_initial", "_limit", "_partial")
+    __slots__ = ("_answer", "_exists", "_initial", "_limit", "_partial")
 
     name = "connect"
+    encoding_field = b"content-encoding"
+    accept_field = b"accept-encoding"
+    timeout_field = b"connect-timeout-ms"
+    decode_timeout = staticmethod(decode_connect_timeout)
     #: Headers that every answer has.
     _always: ClassVar[Headers] = []
 
@@ -114,17 +113,7 @@ class ConnectUnaryServer(ServerBase):
         method: Method | None,
         limits: Limits,
     ) -> None:
-        super().__init__(
-            content.codec,
-            headers,
-            method,
-            limits,
-            encoding=self._encoding(fields),
-            accepted=fields.get(b"accept-encoding"),
-            timeout=fields.get(b"connect-timeout-ms"),
-            decode_timeout=decode_connect_timeout,
-        )
-        self._content = content
+        super().__init__(content, fields, headers, method, limits)
         self._exists = method is not None
         self._limit = limits.max_message
         self._partial = bytearray()
@@ -132,9 +121,6 @@ class ConnectUnaryServer(ServerBase):
         self._answer = b""
         if self.refusal is None:
             self.refusal = self._refuse(fields)
-
-    def _encoding(self, fields: dict[bytes, bytes]) -> bytes | None:
-        return fields.get(b"content-encoding")
 
     def _refuse(self, fields: dict[bytes, bytes]) -> GRPCError | None:
         length = fields.get(b"content-length", b"")
@@ -199,7 +185,7 @@ class ConnectGetServer(ConnectUnaryServer):
 
     name = "connect-get"
     # Caches keep answers to GET, and ours depend on this field.
-    _always = [(b"vary", b"accept-encoding")]
+    _always: ClassVar[Headers] = [(b"vary", b"accept-encoding")]
 
     def __init__(
         self,
@@ -211,10 +197,9 @@ class ConnectGetServer(ConnectUnaryServer):
         query: dict[str, bytes],
     ) -> None:
         self._query = query
+        # What the message is compressed with is said in the query too.
+        fields[self.encoding_field] = query.get("compression", b"")
         super().__init__(content, fields, headers, method, limits)
-
-    def _encoding(self, fields: dict[bytes, bytes]) -> bytes | None:
-        return self._query.get("compression")
 
     def _refuse(self, fields: dict[bytes, bytes]) -> GRPCError | None:
         query = self._query
@@ -227,7 +212,7 @@ class ConnectGetServer(ConnectUnaryServer):
             return GRPCError(Status.INVALID_ARGUMENT, "the query has no parameter 'message'")
         if query.get("base64") == b"1":
             try:
-                message = decode_base64(message.translate(_URL_SAFE))
+                message = decode_base64(message.translate(_URL_SAFE).decode("latin-1"))
             except ValueError as error:
                 return GRPCError(
                     Status.INVALID_ARGUMENT, f"parameter 'message' is not URL-safe base64: {error}"

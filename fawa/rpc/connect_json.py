@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,8 +12,7 @@ from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
 from fawa.rpc.details import pack_details
-from fawa.rpc.face import Headers
-from fawa.rpc.metadata import decode_base64, decode_metadata, encode_base64, encode_metadata
+from fawa.rpc.metadata import add_field, decode_base64, encode_base64, encode_metadata
 from fawa.rpc.status import CONNECT_NAME, FROM_CONNECT_NAME
 from fawa.rpc.stream import MetadataLike
 
@@ -104,7 +103,7 @@ def _decode_details(details: list[object]) -> list[AnyMessage]:
         match detail:
             case {"type": str(name), "value": str(value)}:
                 try:
-                    packed = AnyMessage(type_url=_TYPE_PREFIX + name, value=decode_base64(value.encode()))
+                    packed = AnyMessage(type_url=_TYPE_PREFIX + name, value=decode_base64(value))
                 except ValueError:
                     continue
                 decoded.append(packed)
@@ -133,30 +132,26 @@ def decode_end_stream(
         GRPCError: INTERNAL, it is not the JSON it should be.
 
     """
+    metadata: MultiDict[str | bytes] = MultiDict()
     try:
         end = decode_json_untrusted(payload)
-        match end:
-            case {"metadata": dict(entries)}:
-                metadata = decode_metadata(_fields(entries))
-            case {}:
-                metadata = MultiDict()
-            case _:
-                raise ValueError("it is not an object")
+        if not isinstance(end, dict):
+            raise ValueError("it is not an object")
+        for key, value in _entries(end.get("metadata") or {}):
+            add_field(metadata, key.lower(), value)
     except ValueError as error:
         raise GRPCError(Status.INTERNAL, f"the server sent a bad end of stream: {error}") from None
-    error = end.get("error")
-    if error is None:
+    if end.get("error") is None:
         return Status.OK, None, [], metadata
-    return *decode_error(error, Status.UNKNOWN), metadata
+    return *decode_error(end["error"], Status.UNKNOWN), metadata
 
 
-def _fields(entries: dict[str, object]) -> Headers:
-    fields: Headers = []
-    for name, values in entries.items():
-        if not isinstance(values, list):
-            raise ValueError(f"metadata {name!r} is not a list")
+def _entries(metadata: object) -> Iterator[tuple[str, str]]:
+    """Yield key and value of the metadata in an end of stream: lists of text by key."""
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is not an object")
+    for key, values in metadata.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError(f"its metadata {key!r} is not a list of text")
         for value in values:
-            if not isinstance(value, str):
-                raise ValueError(f"metadata {name!r} is not text")
-            fields.append((name.lower().encode(), value.encode()))
-    return fields
+            yield key, value

@@ -60,6 +60,6 @@ def decode_status_details(value: bytes) -> list[AnyMessage]:
     from google.rpc import status_pb2  # noqa: PLC0415
 
     try:
-        return list(status_pb2.Status.FromString(decode_base64(value)).details)
+        return list(status_pb2.Status.FromString(decode_base64(value.decode("latin-1"))).details)
     except (ValueError, DecodeError):
         return []

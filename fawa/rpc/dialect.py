@@ -82,7 +82,8 @@ _STREAM: Final = (
     _Row(ConnectStreamServer, stream_content_type(b"application/connect+json", JSON), unary=False),
 )
 _ROWS: Final = {row.content.value: row for row in (*_GRPC, *_UNARY, *_STREAM)}
-_GRPC_ANY: Final = _ROWS[b"application/grpc"]
+#: gRPC in a codec that we do not know.
+_UNKNOWN_CODEC: Final = _Row(GrpcServer, content_type(b"application/grpc", PROTO))
 _BY_ENCODING: Final = {row.content.codec.name.encode(): row.content for row in _UNARY}
 
 _ACCEPT_POST: Final = {
@@ -95,7 +96,7 @@ def _find(value: bytes) -> _Row | None:
     """Return the row of a content type that may have parameters, capitals, or an unknown gRPC codec."""
     base = value.partition(b";")[0].strip().lower()
     row = _ROWS.get(base)
-    return _GRPC_ANY if row is None and base.startswith(b"application/grpc+") else row
+    return _UNKNOWN_CODEC if row is None and base.startswith(b"application/grpc+") else row
 
 
 def is_rpc_content_type(value: bytes | None) -> bool:
@@ -117,7 +118,8 @@ def negotiate(
         limits: of this call.
 
     Raises:
-        HttpError: the request is no RPC: 405 (with `allow`), 415 (with `accept-post`).
+        HttpError: the request is no RPC: 404 (GET of no method), 405 (with `allow`), 415 (with
+            `accept-post`).
 
     """
     fields = dict(headers)
@@ -130,7 +132,7 @@ def negotiate(
     if row.unary is not None and method is not None and row.unary != (method.kind is Kind.UNARY):
         raise _wrong_content_type(value, method)
     dialect = row.server(row.content, fields, headers, method, limits)
-    if row is _GRPC_ANY and b"+" in value:
+    if row is _UNKNOWN_CODEC:
         dialect.refusal = GRPCError(
             Status.UNIMPLEMENTED,
             f"content type {value.decode('latin-1')!r} is not supported; use +proto or +json",

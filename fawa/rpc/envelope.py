@@ -18,6 +18,7 @@ COMPRESSED: Final = 0x01
 
 _PREFIX: Final = 5
 _pack_prefix: Final = struct.Struct(">BI").pack
+_unpack_prefix: Final = struct.Struct(">BI").unpack_from
 
 
 def pack(payload: bytes, flags: int = 0) -> bytes:
@@ -32,7 +33,18 @@ class EnvelopeReader:
     prefix is there, before anything is kept.
     """
 
-    __slots__ = ("_end_flag", "_fault", "_flags", "_gzip", "_limit", "_missing", "_partial", "_prefix", "end")
+    __slots__ = (
+        "_end_flag",
+        "_fault",
+        "_flags",
+        "_gzip",
+        "_idle",
+        "_limit",
+        "_missing",
+        "_partial",
+        "_prefix",
+        "end",
+    )
 
     def __init__(self, limit: int, *, gzip: bool, fault: Status, end_flag: int = 0) -> None:
         """Make a reader at the start of a stream.
@@ -50,6 +62,8 @@ class EnvelopeReader:
         self._end_flag = end_flag
         #: Payload of the envelope that ended the stream, once it is there.
         self.end: bytes | None = None
+        #: Between two envelopes, with more allowed to come.
+        self._idle = True
         self._prefix = b""
         self._flags = 0
         #: One buffer, not a list of pieces: a list of 1-byte pieces would hold many times the limit.
@@ -65,21 +79,16 @@ class EnvelopeReader:
                 although no compression was agreed; `fault`, anything else that is malformed.
 
         """
-        # The common case, one whole plain envelope in one piece, costs one comparison of lengths.
-        size = len(data) - _PREFIX
-        if (
-            self._missing < 0
-            and 0 <= size <= self._limit
-            and not self._prefix
-            and data[0] == 0
-            and int.from_bytes(data[1:5], "big") == size
-            and self.end is None
-        ):
-            return [data[5:]]
+        if self._idle and len(data) >= _PREFIX:
+            # The common case: one whole plain envelope in one piece.
+            flags, length = _unpack_prefix(data)
+            if flags == 0 and length == len(data) - _PREFIX and length <= self._limit:
+                return [data[_PREFIX:]]
         return self._feed_untrusted(data)
 
     def _feed_untrusted(self, data: bytes) -> list[bytes]:
         payloads: list[bytes] = []
+        self._idle = False
         position = 0
         while position < len(data):
             if self.end is not None:
@@ -103,6 +112,7 @@ class EnvelopeReader:
                     piece = bytes(self._partial)
                     self._partial = bytearray()
                 self._close(piece, payloads)
+        self._idle = self._missing < 0 and not self._prefix and self.end is None
         return payloads
 
     def _open(self, prefix: bytes) -> None:

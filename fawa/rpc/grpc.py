@@ -71,25 +71,10 @@ class GrpcServer(EnvelopedServer):
 
     name = "grpc"
     fault = Status.INTERNAL
-
-    def __init__(
-        self,
-        content: ContentType,
-        fields: dict[bytes, bytes],
-        headers: Headers,
-        method: Method | None,
-        limits: Limits,
-    ) -> None:
-        super().__init__(
-            content,
-            headers,
-            method,
-            limits,
-            encoding=fields.get(b"grpc-encoding"),
-            accepted=fields.get(b"grpc-accept-encoding"),
-            timeout=fields.get(b"grpc-timeout"),
-            decode_timeout=decode_grpc_timeout,
-        )
+    encoding_field = b"grpc-encoding"
+    accept_field = b"grpc-accept-encoding"
+    timeout_field = b"grpc-timeout"
+    decode_timeout = staticmethod(decode_grpc_timeout)
 
     def end(
         self,

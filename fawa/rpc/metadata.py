@@ -21,12 +21,25 @@ _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 #: bytes from 0x80, so that a handler can send back any metadata it was sent; no control characters.
 _VALUE: Final = re.compile("[\t\x20-\x7e\x80-\xff]*")
 
-#: Fields that HTTP or the dialects own: never metadata. `user-agent` is metadata on the way in only.
+#: Fields that HTTP or the dialects own: never metadata.
 _RESERVED: Final = frozenset(
-    b"accept-encoding connection content-encoding content-length content-type host keep-alive "
-    b"proxy-connection te trailer transfer-encoding upgrade x-grpc-web".split()
+    (
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-grpc-web",
+    )
 )
-_RESERVED_PREFIXES: Final = (b"grpc-", b"connect-", b":")
+_RESERVED_PREFIXES: Final = ("grpc-", "connect-", ":")
 
 
 def encode_base64(value: bytes) -> bytes:
@@ -34,15 +47,15 @@ def encode_base64(value: bytes) -> bytes:
     return base64.b64encode(value).rstrip(b"=")
 
 
-def decode_base64(value: bytes) -> bytes:
+def decode_base64(value: str) -> bytes:
     """Return what base64 with or without padding holds.
 
     Raises:
         ValueError: it is not base64.
 
     """
-    value = value.rstrip(b"=")
-    return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+    value = value.rstrip("=")
+    return binascii.a2b_base64(value + "=" * (-len(value) % 4), strict_mode=True)
 
 
 def decode_metadata(fields: Iterable[tuple[bytes, bytes]]) -> MultiDict[str | bytes]:
@@ -57,18 +70,27 @@ def decode_metadata(fields: Iterable[tuple[bytes, bytes]]) -> MultiDict[str | by
     """
     metadata: MultiDict[str | bytes] = MultiDict()
     for name, value in fields:
-        if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
-            continue
-        key = name.decode("latin-1")
-        if not name.endswith(b"-bin"):
-            metadata.add(key, value.decode("latin-1"))
-            continue
-        for part in value.split(b","):
-            try:
-                metadata.add(key, decode_base64(part.strip()))
-            except ValueError as error:
-                raise ValueError(f"metadata {key!r} is not valid base64: {error}") from None
+        add_field(metadata, name.decode("latin-1"), value.decode("latin-1"))
     return metadata
+
+
+def add_field(metadata: MultiDict[str | bytes], key: str, value: str) -> None:
+    """Add one header field to `metadata`, if it is metadata.
+
+    Raises:
+        ValueError: a `-bin` value is not base64; says which.
+
+    """
+    if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
+        return
+    if not key.endswith("-bin"):
+        metadata.add(key, value)
+        return
+    for part in value.split(","):
+        try:
+            metadata.add(key, decode_base64(part.strip()))
+        except ValueError as error:
+            raise ValueError(f"metadata {key!r} is not valid base64: {error}") from None
 
 
 def encode_metadata(metadata: MetadataLike) -> list[tuple[bytes, bytes]]:
@@ -102,7 +124,6 @@ def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
 def _encode_key(key: str) -> bytes:
     if not _KEY.fullmatch(key):
         raise ValueError(f"metadata key {key!r} is not made of the characters a-z 0-9 _ - .")
-    name = key.encode("ascii")
-    if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+    if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
         raise ValueError(f"metadata key {key!r} is reserved for the protocol")
-    return name
+    return key.encode("ascii")

@@ -36,7 +36,7 @@ from fawa.storage.base import (
     check_key,
     is_key,
 )
-from fawa.storage.publishing import publish_file, sync_folder
+from fawa.storage.publishing import make_folders, publish_file, sync_folder
 
 #: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
 #: writev(2) takes at most 1,024 pieces.
@@ -58,14 +58,13 @@ _Result = TypeVar("_Result")
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder that survives a power cut, unless it is there."""
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-        sync_folder(path.parent)
+    """Make a folder, unless it is there, that survives a power cut."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(path.parent)
 
 
 def _prepare(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(folder)
     for name in ("uploads", "content"):
         _make_folder(folder / name)
         if not os.access(folder / name, os.R_OK | os.W_OK | os.X_OK):
@@ -134,9 +133,12 @@ class _Part:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
-    def commit(self, target: Path) -> None:
+    def commit(self, target: Path, known: set[Path]) -> None:
+        """Publish the content; `known` are folders that need no more making."""
         os.fsync(self._fd)
-        _make_folder(target.parent)
+        if target.parent not in known:
+            _make_folder(target.parent)
+            known.add(target.parent)
         publish_file(self.path, target)
 
     def close(self) -> None:
@@ -189,6 +191,7 @@ class FilesystemUpload:
     _threads: _Threads
     _part: _Part
     _target: Path
+    _known: set[Path]
     #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
     _pieces: list[bytes] = attrs.field(factory=list, init=False)
     _gathered: int = attrs.field(default=0, init=False)
@@ -215,7 +218,7 @@ class FilesystemUpload:
         await self._flush()
         self._usable = False
         try:
-            await self._threads.run("store an upload", self._part.commit, self._target)
+            await self._threads.run("store an upload", self._part.commit, self._target, self._known)
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise AlreadyExists(f"there is content under the key {self._target.name} already") from error
@@ -261,6 +264,8 @@ class FilesystemStore:
         self._uploads = folder / "uploads"
         self._content = folder / "content"
         self._threads = _Threads(folder, trio.CapacityLimiter(THREADS))
+        #: Folders that this process has made durable; at most 4,096, one for each two characters.
+        self._known: set[Path] = set()
 
     async def prepare(self) -> None:
         """Make the folders where they are missing, and see that they can be used."""
@@ -276,7 +281,7 @@ class FilesystemStore:
         path = self._uploads / f"{key}.{secrets.token_hex(8)}.part"
         part = await self._threads.run("begin an upload", _Part, path)
         try:
-            yield FilesystemUpload(self._threads, part, target)
+            yield FilesystemUpload(self._threads, part, target, self._known)
         finally:
             # A part that cannot be removed is left to the next sweep, an open file is not.
             with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope, suppress(StorageError):

@@ -94,7 +94,7 @@ async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
 
     """
     record = await metadata.get(key)
-    if record.state is not State.READY or record.expires <= now:
+    if record.expires <= now:
         raise NotFound(f"the file under the key {key} is expired or not ready")
     return record
 
@@ -149,7 +149,7 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
     """
     uncommitted = await content.sweep_uncommitted()
     # Content before records: whatever content another process adds meanwhile, its record is older.
-    stored = {key async for key in content.keys()}  # noqa: SIM118
+    stored = {key async for key in content.keys()}  # noqa: SIM118 - stores are no dicts
     recorded = {key async for key in metadata.keys()}  # noqa: SIM118
     unfinished = {key async for key in metadata.keys(State.UPLOADING)}
     unrecorded = stored - recorded

@@ -1,4 +1,7 @@
-"""Giving a finished file its name: all at once, never over another, and durable. Blocks; for threads."""
+"""Making folders, and giving a finished file its name: all at once, never over another, and durable.
+
+Everything here blocks, and is for threads.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,14 @@ from typing import Final
 
 #: What link(2) says on file systems without hard links (FAT, some network mounts).
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder with mode 0700, and those above it, unless it is there."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 
 
 def publish_file(draft: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from fawa.storage.base import StorageError
-from fawa.storage.publishing import publish_file
+from fawa.storage.publishing import make_folders, publish_file
 from fawa.storage.signing import MIN_SECRET
 
 
@@ -42,7 +42,7 @@ async def load_or_create_secret(path: Path) -> bytes:
 def _load_or_create(path: Path) -> bytes:
     with suppress(FileNotFoundError):
         return path.read_bytes().strip()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(path.parent)
     # Written whole under another name, then linked: nobody reads half a secret, and the first one stays.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

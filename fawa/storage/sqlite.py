@@ -27,6 +27,7 @@ from fawa.storage.base import (
     State,
     StorageError,
 )
+from fawa.storage.publishing import make_folders
 
 #: "fawa" in ASCII.
 APPLICATION_ID: Final = 0x66617761
@@ -106,7 +107,7 @@ def _explain(path: Path, error: sqlite3.Error) -> StorageError:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(path.parent)
     # SQLite would make it by the umask; its journals take over the mode of the database.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)

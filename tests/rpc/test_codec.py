@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fawa.proto.canva.v1.canva_pb2 import ClientDrawRequest, DrawEvent
+from fawa.proto.file.v1.file_pb2 import FileInfo, SendFileRequest
+from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest
+from fawa.rpc.codec import JSON, PROTO, Codec
+from tests.rpc.conversation import refused
+
+CODECS = pytest.mark.parametrize("codec", [PROTO, JSON], ids=["proto", "json"])
+
+
+def test_proto_on_the_wire() -> None:
+    assert PROTO.encode(SayHelloRequest(name="Ada")) == b"\n\x03Ada"
+    assert PROTO.decode(b"\n\x03Ada", SayHelloRequest) == SayHelloRequest(name="Ada")
+    assert PROTO.decode(b"", SayHelloRequest) == SayHelloRequest()
+
+
+def test_json_on_the_wire() -> None:
+    event = ClientDrawRequest(draw_event=DrawEvent(type="draw", prev_x=1, client_id="é"))
+    wire = JSON.encode(event)
+    assert wire == '{"drawEvent": {"type": "draw", "prevX": 1, "clientId": "é"}}'.encode()
+    assert JSON.decode(wire, ClientDrawRequest) == event
+
+
+def test_json_takes_both_styles_of_names_and_skips_what_it_does_not_know() -> None:
+    wire = b' {"draw_event": {"prev_x": 1, "prevY": 2, "later": [{}]}, "more": null}\n'
+    assert JSON.decode(wire, ClientDrawRequest) == ClientDrawRequest(draw_event=DrawEvent(prev_x=1, prev_y=2))
+
+
+def test_json_of_64_bit_numbers_and_bytes() -> None:
+    info = SendFileRequest(info=FileInfo(name="a", size=2**40))
+    assert JSON.encode(info) == b'{"info": {"name": "a", "size": "1099511627776"}}'
+    assert JSON.decode(b'{"info": {"name": "a", "size": 1099511627776}}', SendFileRequest) == info
+    assert JSON.decode(b'{"chunkData": "-_8"}', SendFileRequest).chunk_data == b"\xfb\xff"
+
+
+def test_json_of_a_well_known_type_need_not_be_an_object() -> None:
+    assert JSON.decode(b'"1970-01-01T00:00:01Z"', Timestamp) == Timestamp(seconds=1)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x0a",  # a field without its value
+        b"\x0a\x05abc",  # shorter than it says
+        b"\x0a\x02\xff\xff",  # not UTF-8
+        b"\x0f",  # no such wire type
+        b"\xff" * 11,  # a number without end
+    ],
+)
+def test_garbage_proto(payload: bytes) -> None:
+    with refused(Status.INVALID_ARGUMENT, "not a valid greet.v1.SayHelloRequest"):
+        PROTO.decode(payload, SayHelloRequest)
+
+
+@pytest.mark.parametrize(
+    ("payload", "word"),
+    [
+        (b"", "object"),
+        (b"null", "object"),
+        (b"[]", "object"),
+        (b'""', "object"),
+        (b"1", "object"),
+        (b"\xef\xbb\xbf{}", "object"),
+        (b"\xff", "utf-8"),
+        (b'{"name": "\xff"}', "utf-8"),
+        (b"{", "JSON"),
+        (b"{} {}", "JSON"),
+        (b'{"name": 1}', "name"),
+        (b'{"name": ["a"]}', "name"),
+        (b'{"name": "\\ud800"}', "surrogate"),
+        (b'{"name": "a", "name": "b"}', "duplicate"),
+        (b'{"name":' + b"[" * 100_000, "recursion"),
+        (b'{"name":' + b"1" * 5000 + b"}", "digits"),
+    ],
+)
+def test_garbage_json(payload: bytes, word: str) -> None:
+    with refused(Status.INVALID_ARGUMENT, "not a valid greet.v1.SayHelloRequest", word):
+        JSON.decode(payload, SayHelloRequest)
+
+
+@CODECS
+@given(name=st.text())
+def test_a_message_survives(codec: Codec, name: str) -> None:
+    message = SayHelloRequest(name=name)
+    assert codec.decode(codec.encode(message), SayHelloRequest) == message
+
+
+@CODECS
+@given(payload=st.binary(max_size=60))
+def test_bytes_are_a_message_or_a_bad_argument(codec: Codec, payload: bytes) -> None:
+    try:
+        codec.decode(payload, ClientDrawRequest)
+    except GRPCError as error:
+        assert error.status is Status.INVALID_ARGUMENT  # noqa: PT017
+
+
+def test_json_support_is_not_loaded_before_it_is_used() -> None:
+    code = "import sys, fawa.rpc.dialect; print('google.protobuf.json_format' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

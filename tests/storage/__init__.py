@@ -1,0 +1,1 @@
+"""Tests of storage; `contract` holds those that every backend must pass."""

@@ -1,0 +1,271 @@
+"""The folder of content, beyond the contract: what is on the disk, and what happens when the disk fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.filesystem import BATCH, THREADS, FilesystemStore, content_store
+from tests.storage.contract import (
+    KEY,
+    LONG,
+    ContentOpener,
+    ContentStoreContract,
+    fetch_content,
+    give_up,
+    list_keys,
+    read_content,
+    store_content,
+    write_in_pieces,
+)
+from tests.storage.disk import Disk
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+@pytest.fixture
+async def store(folder: Path) -> AsyncIterator[FilesystemStore]:
+    async with content_store(folder) as store:
+        yield store
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class TestContract(ContentStoreContract):
+    @pytest.fixture
+    def opener(self, folder: Path) -> ContentOpener:
+        return lambda: content_store(folder)
+
+
+class TestOnTheDisk:
+    async def test_an_upload_is_a_part_and_then_content(self, store: FilesystemStore, folder: Path) -> None:
+        async with store.create(KEY) as upload:
+            await upload.write(LONG)
+            (part,) = files_in(folder)
+            assert part.startswith(f"uploads/{KEY}.")
+            assert part.endswith(".part")
+            await upload.commit()
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": LONG}
+
+    async def test_nobody_else_can_read_it(self, store: FilesystemStore, folder: Path) -> None:
+        async with store.create(KEY) as upload:
+            await upload.write(b"abc")
+            (part,) = files_in(folder)
+            assert stat.S_IMODE((folder / part).stat().st_mode) == 0o600
+            await upload.commit()
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+        assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+        assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+    async def test_content_is_durable_before_it_is_visible_and_visible_before_it_is_told(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        with Disk(folder).installed() as disk:
+            async with store.create(KEY) as upload:
+                await upload.write(b"abc")
+                await upload.commit()
+                calls = list(disk.calls)
+        # The part, its bytes; then the folder and its name in `content`; then the name in the folder.
+        assert calls == ["open", "writev", "fsync", "mkdir", "open", "fsync", "link", "open", "fsync"]
+
+    async def test_small_pieces_are_written_together(self, store: FilesystemStore, folder: Path) -> None:
+        with Disk(folder).installed() as disk:
+            async with store.create(KEY) as upload:
+                await write_in_pieces(upload, bytes(4 * BATCH), 4096)
+                assert disk.calls.count("writev") == 4
+                for _ in range(1024):
+                    await upload.write(b"x")
+                assert disk.calls.count("writev") == 5
+
+    async def test_files_that_are_not_ours_are_left_alone(self, store: FilesystemStore, folder: Path) -> None:
+        await store_content(store, KEY, b"abc")
+        strangers = ["content/.nfs01", "content/ab/cdef", "content/zz/.hidden", "uploads/README", "notes.txt"]
+        for name in strangers:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"mine")
+        assert await list_keys(store) == [KEY]
+        assert await store.sweep_uncommitted() == 0
+        assert {f"content/{KEY[:2]}/{KEY}", *strangers} == set(files_in(folder))
+
+    async def test_the_open_file_can_be_sent_by_the_kernel(self, store: FilesystemStore) -> None:
+        await store_content(store, KEY, LONG)
+        async with store.open(KEY) as content:
+            assert content.file is not None
+            assert os.pread(content.file.fileno(), 10, 5) == LONG[5:15]
+        assert content.file.closed
+
+    async def test_a_file_system_without_hard_links(
+        self, store: FilesystemStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_links(*args: object, **kwargs: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", no_links)
+        await store_content(store, KEY, b"first")
+        with pytest.raises(AlreadyExists):
+            await store_content(store, KEY, b"second")
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": b"first"}
+
+
+class TestSweep:
+    async def test_parts_of_the_dead_are_removed_and_parts_of_the_living_stay(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        (folder / "uploads" / "dead.0123.part").write_bytes(b"half")
+        async with store.create(KEY) as upload:
+            await upload.write(LONG)
+            assert await store.sweep_uncommitted() == 1
+            await upload.commit()
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": LONG}
+
+    async def test_a_part_whose_content_was_published_just_before_the_crash(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        await store_content(store, KEY, b"abc")
+        (folder / "uploads" / f"{KEY}.0123.part").hardlink_to(folder / "content" / KEY[:2] / KEY)
+        assert await store.sweep_uncommitted() == 1
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": b"abc"}
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """What `ulimit -f` does; Python ignores the signal, so writes fail with EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestFaults:
+    @pytest.mark.parametrize("call", ["writev", "fsync", "link", "mkdir"])
+    async def test_a_full_disk(self, store: FilesystemStore, folder: Path, call: str) -> None:
+        with Disk(folder).installed() as disk:
+            async with store.create(KEY) as upload:
+                await upload.write(b"abc")
+                disk.errors[call] = errno.ENOSPC
+                with pytest.raises(OutOfSpace, match=f"in {folder}: No space left on device"):
+                    await upload.commit()
+            disk.errors.clear()
+            await store_content(store, KEY, b"abc")
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": b"abc"}
+
+    async def test_a_real_limit_on_the_size_of_files(self, store: FilesystemStore, folder: Path) -> None:
+        with file_size_limit(3 * BATCH // 2), pytest.raises(OutOfSpace, match="ulimit"):
+            await store_content(store, KEY, bytes(3 * BATCH))
+        assert files_in(folder) == {}
+        with file_size_limit(3 * BATCH // 2):
+            await store_content(store, KEY, LONG[: 3 * BATCH // 2])
+        assert await fetch_content(store, KEY) == LONG[: 3 * BATCH // 2]
+
+    async def test_content_that_could_not_be_made_durable_is_not_visible(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        await store_content(store, KEY, b"makes the folder")
+        with Disk(folder).installed() as disk:
+            async with store.create(f"{KEY}2") as upload:
+                await upload.digest()
+                real_link = os.link
+
+                def link_and_break(*args: object, **kwargs: object) -> None:
+                    real_link(*args, **kwargs)  # type: ignore[arg-type]
+                    disk.errors["fsync"] = errno.EIO
+
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(os, "link", link_and_break)
+                    with pytest.raises(StorageError, match="Input/output error"):
+                        await upload.commit()
+        assert await list_keys(store) == [KEY]
+
+    async def test_no_right_to_write(self, store: FilesystemStore, folder: Path) -> None:
+        with (
+            Disk(folder, errors={"open": errno.EACCES}).installed(),
+            pytest.raises(StorageError, match=f"begin an upload in {folder}: Permission denied.*the right"),
+        ):
+            await store_content(store, KEY, b"abc")
+
+    async def test_a_part_that_cannot_be_removed_is_left_to_the_sweep(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        with Disk(folder, errors={"unlink": errno.EIO}).installed(), pytest.raises(ZeroDivisionError):
+            await give_up(store, KEY, b"abc")
+        assert await store.sweep_uncommitted() == 1
+        assert files_in(folder) == {}
+
+    async def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(StorageError, match=r"cannot keep files in .*file/files: Not a directory"):
+            async with content_store(tmp_path / "file" / "files"):
+                pass
+        with pytest.raises(StorageError, match=r"cannot keep files in .*file: Not a directory"):
+            async with content_store(tmp_path / "file"):
+                pass
+
+    async def test_a_folder_that_may_not_be_written(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The user root, who runs tests in containers, may write anywhere, so the question is intercepted.
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(StorageError, match="Permission denied"):
+            async with content_store(folder):
+                pass
+
+    async def test_content_that_is_cut_off_while_it_is_read(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        await store_content(store, KEY, LONG)
+        async with store.open(KEY) as content:
+            os.truncate(folder / "content" / KEY[:2] / KEY, 1000)
+            with pytest.raises(StorageError, match="ends at byte 1000"):
+                await read_content(content)
+
+    async def test_other_errors_are_not_taken_for_missing_content(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        (folder / "content" / KEY[:2] / KEY).mkdir(parents=True)
+        with pytest.raises(StorageError, match="Is a directory") as caught:
+            await fetch_content(store, KEY)
+        assert not isinstance(caught.value, NotFound)
+
+
+class TestHangingDisk:
+    """All threads are stuck: nothing can be cleaned up in one, and no file may stay open for it."""
+
+    async def test_descriptors_are_closed_all_the_same(
+        self, store: FilesystemStore, folder: Path, autojump_clock: MockClock
+    ) -> None:
+        await store_content(store, "other", b"abc")
+        before = set(os.listdir("/dev/fd"))  # noqa: PTH208 - counts itself alike both times
+        with trio.CancelScope() as scope:
+            async with store.create(KEY) as upload, store.open("other"):
+                await upload.write(b"abc")
+                for n in range(THREADS):
+                    await store._threads.limiter.acquire_on_behalf_of(n)
+                scope.cancel()
+                await upload.write(LONG)
+        assert scope.cancelled_caught
+        assert set(os.listdir("/dev/fd")) == before  # noqa: PTH208
+        for n in range(THREADS):
+            store._threads.limiter.release_on_behalf_of(n)
+        assert await store.sweep_uncommitted() == 1
+        assert list(files_in(folder)) == ["content/ot/other"]
