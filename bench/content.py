@@ -123,15 +123,18 @@ def discard(url: str) -> int:
         head = b""
         while b"\r\n\r\n" not in head:
             received = connection.recv(4096)
-            if not received:
-                raise LoadError(f"the server closed the connection in the response head of {url}: {head!r}")
             head += received
+            if not received or len(head) > 64 * KIB:
+                raise LoadError(f"{url} was answered without a response head: {head[:200]!r}")
         head, _, body = head.partition(b"\r\n\r\n")
-        status, *lines = head.decode("latin-1").lower().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        if " 200" not in status:
-            raise LoadError(f"{url} was answered {status}")
-        length = int(headers["content-length"])
+        status, *fields = head.lower().split(b"\r\n")
+        if not status.startswith(b"http/1.1 200 "):
+            raise LoadError(f"{url} was answered {status!r}")
+        length = next(
+            int(value)
+            for name, _, value in (field.partition(b":") for field in fields)
+            if name == b"content-length"
+        )
         left = length - len(body)
         buffer = bytearray(8 * MIB)
         while left:

@@ -31,7 +31,7 @@ from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
 from fawa.net.router import Route, Router
-from fawa.net.tcp import Endpoint, FrontDoor, Root, bind
+from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Offer, Service
@@ -107,6 +107,10 @@ def _door_limits(settings: Settings) -> Limits:
     )
 
 
+def _access(settings: Settings) -> Access | None:
+    return _log_access if settings.log.access else None
+
+
 def _log_access(exchange: Exchange, seconds: float) -> None:
     access_line(
         method=exchange.method,
@@ -118,7 +122,7 @@ def _log_access(exchange: Exchange, seconds: float) -> None:
         bytes_in=exchange.bytes_in,
         bytes_out=exchange.bytes_out,
         rpc=exchange.label,
-        rpc_status=exchange.code,
+        rpc_status=exchange.code.name if exchange.code is not None else "",
     )
 
 
@@ -145,6 +149,11 @@ def _allowed_connections(most: int) -> int:
     return room
 
 
+def _rpc_names(offer: Offer) -> set[str]:
+    """Return the full names of the RPC services in an offer."""
+    return {path.split("/")[1] for implementation in offer.rpc for path in implementation.__mapping__()}
+
+
 def _innermost(error: Exception) -> Exception:
     """Return the one exception inside nested groups of one."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
@@ -164,6 +173,7 @@ class Supervisor:
     _router: Router = attrs.field(init=False)
     _root: Root = attrs.field(init=False)
     _door: FrontDoor = attrs.field(init=False)
+    _call_limits: CallLimits = attrs.field(init=False)
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -172,7 +182,8 @@ class Supervisor:
     def __attrs_post_init__(self) -> None:
         settings = self.settings
         self._router = Router(serve.not_found)
-        self._root = Root(self._router, _cors(settings), _log_access)
+        self._root = Root(self._router, _cors(settings), _access(settings))
+        self._call_limits = CallLimits(max_message=settings.limits.max_message)
         most = _allowed_connections(settings.limits.max_connections)
         self._door = FrontDoor(self._root, _door_limits(settings), settings.timeouts.handshake, most)
 
@@ -214,13 +225,13 @@ class Supervisor:
     async def _keep(self, service: Service, task_status: trio.TaskStatus[None]) -> None:
         """Run a service and start it again when it crashes, until it has crashed too often."""
         crashes = restarts.CrashCount(self.settings.restart.max_crashes, self.settings.restart.window)
-        routes: dict[str, Route] = {}
+        offer = Offer()
         started = False
         while True:
             try:
                 async with trio.open_nursery() as nursery:
                     offer = await nursery.start(service.run)
-                    routes = self._open(service.name, offer)
+                    self._open(service.name, offer)
                     if not started:
                         started = True
                         task_status.started()
@@ -229,7 +240,7 @@ class Supervisor:
                 fault = _innermost(error)
                 if not started:
                     raise StartError(f"service {service.name!r} cannot start: {fault}") from fault
-            self._close(service.name, routes)
+            self._close(service.name, offer)
             try:
                 number = crashes.add(trio.current_time())
             except restarts.GivenUp as given_up:
@@ -247,24 +258,18 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
-    def _open(self, name: str, offer: Offer) -> dict[str, Route]:
-        """Serve what a service offers; returns its routes."""
-        limits = CallLimits(max_message=self.settings.limits.max_message)
-        routes: dict[str, Route] = dict(offer.http)
-        for implementation in offer.rpc:
-            methods = serve.routes(implementation, limits)
-            routes.update(methods)
-            rpc_name = next(iter(methods)).split("/")[1]
+    def _open(self, name: str, offer: Offer) -> None:
+        """Serve what a service offers."""
+        self._router.add(serve.routes(offer, self._call_limits))
+        for rpc_name in _rpc_names(offer):
             self._served.add(rpc_name)
             self.health.set(rpc_name, SERVING)
-        self._router.add(routes)
         _log.info("service started", service=name)
-        return routes
 
-    def _close(self, name: str, routes: dict[str, Route]) -> None:
+    def _close(self, name: str, offer: Offer) -> None:
         """Answer that a service is away."""
-        self._router.add(serve.unavailable(routes, name))
-        for rpc_name in {path.split("/")[1] for path in routes} & self._served:
+        self._router.add(serve.unavailable(offer, self._call_limits, name))
+        for rpc_name in _rpc_names(offer):
             self.health.set(rpc_name, NOT_SERVING)
 
     def _serve_own(self) -> None:
@@ -342,6 +347,7 @@ class Supervisor:
         self.loaded = new
         configure(new.settings.log.level, new.settings.log.format, access=new.settings.log.access)
         self._root.cors = _cors(new.settings)
+        self._root.access = _access(new.settings)
         self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
         for service in self.services:
             if isinstance(service, FileService):

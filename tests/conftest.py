@@ -31,3 +31,5 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A `fawad` with its default settings, for all tests that leave it as they found it."""
     with running(tmp_path_factory.mktemp("fawad")) as started:
         yield started
+        faults = [entry for entry in started.events() if entry["level"] not in {"debug", "info"}]
+        assert not faults, "the daemon had something to complain about"

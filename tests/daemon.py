@@ -36,10 +36,8 @@ class Daemon:
     _news: threading.Condition = attrs.field(factory=threading.Condition, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _ready: dict[str, Any] = attrs.field(factory=dict, init=False)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+    #: Whether the process has been told to end; without that it has no reason to.
+    _told: bool = attrs.field(default=False, init=False)
 
     @property
     def plain(self) -> str:
@@ -94,6 +92,7 @@ class Daemon:
         return found
 
     def signal(self, number: signal.Signals) -> None:
+        self._told |= number != signal.SIGHUP
         self.process.send_signal(number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
@@ -110,23 +109,23 @@ class Daemon:
 
     def kill(self) -> None:
         """End the process as a power cut would."""
-        self.process.kill()
-        self.process.wait(PATIENCE)
+        self.signal(signal.SIGKILL)
+        self.wait()
 
-    def stop(self) -> int:
-        """Ask the process to end and return its exit code; a process that does not is killed.
+    def stop(self) -> None:
+        """Ask the process to end, unless it has been ended.
 
         Raises:
-            DaemonError: it had to be killed.
+            DaemonError: it ended by itself, did not end, or did not end well.
 
         """
+        if self._told:
+            self.wait()
+            return
         if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.wait()
-        except DaemonError:
-            self.kill()
-            raise
+            self.signal(signal.SIGTERM)
+        if (code := self.wait()) != 0 or not self._told:
+            raise DaemonError(f"fawad ended with {code}\n{self.log}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -151,16 +150,15 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *flags: str, **environment: str) -> Iterator[Daemon]:
-    """Run `fawad` with its data in `data_dir` until the context ends, and serve nothing before it is ready.
+def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
+    """Run `fawad` with its data in `data_dir`: ready when the context begins, stopped when it ends.
 
     Args:
         data_dir: made if it is not there; a test that restarts a daemon gives the same folder again.
         flags: added to the command line.
-        environment: added to the environment.
 
     Raises:
-        DaemonError: it did not become ready, or had to be killed at the end.
+        DaemonError: it did not become ready, or ended badly (with 0, unless the test told it to).
 
     """
     command = [
@@ -170,7 +168,7 @@ def running(data_dir: Path, *flags: str, **environment: str) -> Iterator[Daemon]
     ]
     process = subprocess.Popen(
         command,
-        env=_ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"} | environment,
+        env=_ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -66,10 +66,11 @@ def test_unknown_variables(name: str, advice: str) -> None:
     assert source.problems == [f"{name} (environment) is unknown; {advice}"]
 
 
-def test_variables_that_kubernetes_sets_for_a_service_named_fawa_are_not_ours() -> None:
+def test_variables_of_the_client_and_of_kubernetes_for_a_service_named_fawa_are_let_be() -> None:
     source, _ = read_environment(
         {
             "FAWA_LISTEN": ":1",
+            "FAWA_SERVER": "http://10.0.0.1:8080",
             "FAWA_SERVICE_HOST": "10.0.0.1",
             "FAWA_SERVICE_PORT": "8080",
             "FAWA_SERVICE_PORT_HTTP": "8080",

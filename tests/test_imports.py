@@ -67,7 +67,8 @@ ROOMS = {
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
-        fawa="fawa.proto fawa.rpc fawa.net", libraries="attrs google.protobuf grpclib multidict trio"
+        fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
+        libraries="attrs google.protobuf grpclib multidict trio",
     ),
     "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),

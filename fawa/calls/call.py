@@ -173,7 +173,7 @@ def answer(
 ) -> None:
     """End a call's response in its dialect."""
     end = dialect.end(status, message, details, trailing)
-    exchange.code = status.name
+    exchange.code = status
     if end.head is not None and not end.trailers:
         exchange.respond(end.head.status, end.head.headers, end.body)
         return

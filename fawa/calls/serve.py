@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import attrs
 import trio
-from grpclib._typing import IServable
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -17,30 +16,37 @@ from fawa.calls.call import Call, Deadline, answer
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange
 from fawa.net.router import Route
 from fawa.rpc.dialect import HttpError, Limits, Method, is_rpc_content_type, negotiate
+from fawa.services.base import Offer
 
 _log = logging.getLogger("fawa.calls")
 
 _INTERNAL: Final = "the server failed to answer; its log says why"
 
 
-def routes(implementation: IServable, limits: Limits) -> dict[str, Route]:
-    """Return a route for each method of a service, an instance of a grpclib-generated base."""
-    return {
-        path: endpoint.route
-        for path, handler in implementation.__mapping__().items()
-        for endpoint in [Endpoint(Method.from_handler(path, handler), handler.func, limits)]
-    }
+def routes(offer: Offer, limits: Limits) -> dict[str, Route]:
+    """Return the routes of all that a service offers."""
+    return {**offer.http, **{end.method.path: end.route for end in _endpoints(offer, limits)}}
 
 
-def unavailable(implementation_routes: Mapping[str, Route], service: str) -> dict[str, Route]:
-    """Return routes that answer for a service which is not running at the moment."""
+def unavailable(offer: Offer, limits: Limits, service: str) -> dict[str, Route]:
+    """Return routes that answer in place of a service which is not running at the moment."""
+    text = f"service {service!r} is starting again, try later"
+
+    async def fail(call: Call[Any, Any]) -> None:
+        raise GRPCError(Status.UNAVAILABLE, text)
 
     async def say(exchange: Exchange) -> None:
-        error = GRPCError(Status.UNAVAILABLE, f"service {service!r} is starting again, try later")
-        if not refuse(exchange, error):
-            exchange.respond_text(503, error.message or "", [(b"retry-after", b"1")])
+        exchange.respond_text(503, text, [(b"retry-after", b"1")])
 
-    return {path: Route(route.methods, say) for path, route in implementation_routes.items()}
+    pages = {path: Route(route.methods, say) for path, route in offer.http.items()}
+    calls = (attrs.evolve(endpoint, handler=fail) for endpoint in _endpoints(offer, limits))
+    return {**pages, **{endpoint.method.path: endpoint.route for endpoint in calls}}
+
+
+def _endpoints(offer: Offer, limits: Limits) -> Iterator[Endpoint]:
+    for implementation in offer.rpc:
+        for path, handler in implementation.__mapping__().items():
+            yield Endpoint(Method.from_handler(path, handler), handler.func, limits)
 
 
 async def not_found(exchange: Exchange) -> None:
@@ -87,7 +93,7 @@ class Endpoint:
             exchange.respond_text(wrong.status, wrong.text, wrong.headers)
             return
         exchange.label = dialect.name
-        exchange.code = Status.CANCELLED.name  # until the call ends otherwise
+        exchange.code = Status.CANCELLED  # until the call ends otherwise
         call: Call[Any, Any] = Call(exchange, dialect, self.method)
         if self.method.kind.client_streaming:
             # People type, boards rest: only a call of one request message must keep its body coming.

@@ -207,7 +207,7 @@ class RestartSettings:
     """When a service that crashes is no longer restarted."""
 
     max_crashes: int = setting(
-        Integer(0, 1000), "5", "Crashes within the window after which fawad gives up and exits."
+        Integer(0, 1000), "5", "Crashes of a service within the window; at one more, fawad exits."
     )
     window: float = setting(Duration(1, 24 * HOUR), "5m", "The window in which crashes are counted.")
 

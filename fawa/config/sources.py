@@ -16,6 +16,9 @@ from fawa.config.settings import SECTIONS, TABLE
 FILE_FLAG = "--config"
 FILE_VARIABLES = ("FAWA_CONFIG", "CONFIG_PATH")
 
+#: What the `fawa` command reads; it may be set where the daemon runs too.
+CLIENT_VARIABLES = ("FAWA_SERVER",)
+
 #: Variables of earlier deployments that say where data goes, by the backend they stand for.
 BACKENDS = {
     "S3": (
@@ -150,7 +153,11 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
     for name, text in environ.items():
         if name in keys:
             source.given[keys[name]] = Given(text, f"environment {name}")
-        elif name.startswith("FAWA_") and name not in FILE_VARIABLES and not _from_kubernetes(name, text):
+        elif (
+            name.startswith("FAWA_")
+            and name not in FILE_VARIABLES + CLIENT_VARIABLES
+            and not _from_kubernetes(name, text)
+        ):
             advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
     for backend, names in BACKENDS.items():

@@ -24,7 +24,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 import trio
 
-from fawa.net.exchange import Disconnected, Exchange
+from fawa.net.engine import MAX_HEADER_BYTES
+from fawa.net.exchange import Disconnected, Exchange, Peer
 from fawa.net.sockets import PlainStream
 
 App = Callable[[Exchange], Coroutine[Any, Any, None]]
@@ -34,8 +35,10 @@ HIGH_WATER = 256 * 1024
 #: Bytes asked of the socket at once: few, so that the small-object heap has them; more while it is full.
 READ_SIZE = 64 * 1024
 READ_SIZE_BULK = 256 * 1024
-#: Bytes given to the socket under one write timeout.
-WRITE_SIZE = 256 * 1024
+#: Bytes read while the peer takes nothing, above which no more is read: what it sends makes bytes to send.
+READ_UNANSWERED = 256 * 1024
+#: Bytes given at once to a stream that does not tell how much of them it has sent (TLS).
+WRITE_SIZE = 64 * 1024
 #: Seconds after the last byte sent in which the peer may still read before the socket is closed.
 LINGER = 2.0
 #: Seconds a peer that has closed its sending side keeps a call that is not finished.
@@ -54,7 +57,7 @@ class Limits:
     body_timeout: float = 60.0
     #: Without the peer taking a byte that waits to be sent.
     write_timeout: float = 60.0
-    max_header: int = 65536
+    max_header: int = MAX_HEADER_BYTES
     #: Concurrent requests on one HTTP/2 connection.
     max_streams: int = 128
     #: Octets a peer may send ahead of the application on one HTTP/2 stream, and on all together.
@@ -71,15 +74,17 @@ class Taker(Protocol):
         """Return and clear the bytes to send."""
 
 
-@attrs.frozen
-class Peer:
-    """Who is at the other end and how it got here."""
-
-    address: str
-    scheme: str
-
-
 AnyExchange = TypeVar("AnyExchange", bound=Exchange)
+
+
+def head_too_large(exchange: Exchange, limits: Limits) -> bool:
+    """Whether a request's head exceeds a limit that is stricter than the engine's own."""
+    return limits.max_header < MAX_HEADER_BYTES and limits.max_header < (
+        len(exchange.method)
+        + len(exchange.path)
+        + len(exchange.query)
+        + sum(len(name) + len(value) + 4 for name, value in exchange.headers)
+    )
 
 
 @types.coroutine
@@ -115,6 +120,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         self.limits = limits
         #: Bytes queued since the writer last took some.
         self.queued = 0
+        #: Counts the writes that the peer has made room for.
+        self.writes = 0
         #: Nothing can be sent any more.
         self.lost = False
         #: No further request is accepted; the connection ends when the open ones have.
@@ -133,11 +140,14 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         #: What could not be sent at once, for the writer to send first.
         self._rest = b""
         self._writing = False
+        #: Bytes read since the writer began to wait for the peer.
+        self._unanswered = 0
         self._ending = False
         self._wake = trio.Event()
         self._progress = trio.lowlevel.ParkingLot()
         self._deadline = math.inf
         self._timer = trio.CancelScope()
+        self._timer_at = math.inf
         self._lead_scope = trio.CancelScope()
         self._calls: trio.Nursery
         self._app: App
@@ -166,6 +176,11 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     async def may_read(self) -> None:
         """Wait until little enough is buffered for more to be read."""
+        while self._unanswered > READ_UNANSWERED:
+            await self._progress.park()
+
+    async def see_off(self, exchange: AnyExchange) -> None:
+        """Wait until the peer's flow control has let a whole response pass."""
 
     # Tasks.
 
@@ -208,7 +223,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 self._corked = True
                 while self.ready:
                     current = self.ready.popleft()
-                    await _run_until_it_waits(self._app(current), pass_on)
+                    await _run_until_it_waits(self._answer(current), pass_on)
                     if not leading:
                         break
                     self.close_exchange(current)
@@ -217,6 +232,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 self._uncork()
                 await self.may_read()
                 data = await self._read()
+                if not self.is_flushed:
+                    self._unanswered += len(data)
                 self._corked = True
                 self.parse(data)
         if leading:
@@ -232,8 +249,19 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         while self.ready:
             exchange = self.ready.popleft()
             with trio.CancelScope() as exchange.scope:
-                await self._app(exchange)
+                await self._answer(exchange)
             self.close_exchange(exchange)
+
+    async def _answer(self, exchange: AnyExchange) -> None:
+        """Answer one request from the moment that there is room for an answer until its last byte has gone."""
+        try:
+            if self.queued >= HIGH_WATER:
+                # Of requests that a client sends ahead without reading the answers.
+                await self.wait_room(lambda: self.queued < HIGH_WATER, lambda: self.writes)
+            await self._app(exchange)
+            await self.see_off(exchange)
+        except Disconnected:
+            exchange.abort()
 
     def stop_reading(self) -> None:
         """Read no more; what is queued is still written."""
@@ -259,6 +287,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     async def _watch_deadline(self) -> None:
         while not self._ending:
+            self._timer_at = self._deadline
             with trio.CancelScope(deadline=self._deadline) as self._timer:
                 await trio.sleep_forever()
             if trio.current_time() >= self._deadline:
@@ -319,19 +348,31 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 if not await self._send_all(rest):
                     self._lose()
                 self._writing = False
+            self._unanswered = 0
             self._progress.unpark_all()
 
     async def _send_all(self, data: bytes) -> bool:
         view = memoryview(data)
-        for start in range(0, len(view), WRITE_SIZE):
+        while view:
             with trio.move_on_after(self.limits.write_timeout) as timeout:
                 try:
-                    await self.stream.send_all(view[start : start + WRITE_SIZE])
+                    view = view[await self._send_some(view) :]
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     return False
             if timeout.cancelled_caught:
                 return False
+            self.writes += 1
+            self._progress.unpark_all()
         return True
+
+    async def _send_some(self, view: memoryview) -> int:
+        """Send a part of `view` once the peer makes room for it; return how many bytes that was."""
+        if self._plain is not None:
+            await self._plain.wait_send_all_might_not_block()
+            return self._plain.send_now(view)
+        piece = view[:WRITE_SIZE]
+        await self.stream.send_all(piece)
+        return len(piece)
 
     def _lose(self) -> None:
         """Take note that the peer is gone."""
@@ -341,22 +382,23 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         self._progress.unpark_all()
         self._wake.set()
 
-    async def wait_room(self, has_room: Callable[[], bool]) -> None:
-        """Wait until `has_room()`; it is asked again whenever the writer or the peer has made progress.
+    async def wait_room(self, has_room: Callable[[], bool], progress: Callable[[], int]) -> None:
+        """Wait until `has_room()`; it is asked again whenever the writer or the peer has moved.
 
         Raises:
-            Disconnected: the peer is gone, or made no room for the write timeout.
+            Disconnected: the peer is gone, or `progress()` stayed the same for the write timeout.
 
         """
         self.wake_writer()
-        room = False
-        with trio.move_on_after(self.limits.write_timeout):
-            while not (room := has_room()) and not self.lost:
-                await self._progress.park()
+        while not has_room() and not self.lost:
+            before = progress()
+            with trio.move_on_after(self.limits.write_timeout) as timeout:
+                while progress() == before and not has_room() and not self.lost:
+                    await self._progress.park()
+            if timeout.cancelled_caught:
+                raise Disconnected(f"{self.peer.address} took nothing for {self.limits.write_timeout:g} s")
         if self.lost:
             raise Disconnected(f"{self.peer.address} is gone")
-        if not room:
-            raise Disconnected(f"{self.peer.address} took nothing for {self.limits.write_timeout:g} s")
 
     def made_progress(self) -> None:
         """Let senders that wait in `wait_room` look again."""
@@ -364,8 +406,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     @property
     def is_flushed(self) -> bool:
-        """Whether everything queued has been handed to the socket."""
-        return not self._writing and not self._rest and self.queued == 0
+        """Whether everything that was taken from the engine has been handed to the socket."""
+        return not self._writing and not self._rest
 
     async def _linger(self) -> None:
         """End the connection so that the peer can still read what was sent last.

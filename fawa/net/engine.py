@@ -16,7 +16,18 @@ from collections.abc import Iterable
 from typing import Final
 
 import zttp
-from zttp import Data, EndOfMessage, GoAway, H2ErrorCode, Ping, Request, Response, RstStream, WindowUpdate
+from zttp import (
+    Data,
+    EndOfMessage,
+    GoAway,
+    H2ErrorCode,
+    Ping,
+    Request,
+    Response,
+    RstStream,
+    Settings,
+    WindowUpdate,
+)
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -36,12 +47,13 @@ __all__ = [
     "Response",
     "Role",
     "RstStream",
+    "Settings",
     "WindowUpdate",
     "header_list",
 ]
 
 Headers = list[tuple[bytes, bytes]]
-Event = Request | Response | Data | EndOfMessage | RstStream | GoAway | Ping | WindowUpdate | zttp.Settings
+Event = Request | Response | Data | EndOfMessage | RstStream | GoAway | Ping | WindowUpdate | Settings
 
 #: What an HTTP/2 client sends first (RFC 9113 section 3.4).
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -53,6 +65,8 @@ MAX_HEADER_BYTES: Final = 65536
 _INITIAL_WINDOW: Final = 65535
 _FRAME_HEADER: Final = 9
 _WINDOW_UPDATE: Final = 8
+_SCHEME_HTTPS: Final = b"\x06\x05https"
+_SCHEME_HTTP: Final = b"\x86"
 _REASONS: Final = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _FORBIDDEN: Final = frozenset(b"\r\n\0")
 _NEED_DATA: Final = zttp.NEED_DATA
@@ -88,6 +102,21 @@ def _window_update(stream_id: int, increment: int) -> bytes:
     return b"\0\0\4\x08\0" + stream_id.to_bytes(4, "big") + increment.to_bytes(4, "big")
 
 
+def _say_http(head: bytes, method: bytes) -> bytes:
+    """Return a request's frames with `:scheme http`: zttp knows only `https`.
+
+    Servers may refuse a scheme that is not their connection's (RFC 9113 section 8.3.1). zttp writes it
+    second, as a literal that enters no table; a reference to the static table (RFC 7541 appendix A) takes
+    its place.
+    """
+    start = _FRAME_HEADER + 2 + len(method)
+    end = start + len(_SCHEME_HTTPS)
+    if head[start:end] != _SCHEME_HTTPS:
+        raise RuntimeError("zttp encodes :scheme in another way than before")
+    length = int.from_bytes(head[:3], "big") + len(_SCHEME_HTTP) - len(_SCHEME_HTTPS)
+    return b"".join((length.to_bytes(3, "big"), head[3:start], _SCHEME_HTTP, head[end:]))
+
+
 class H2Engine:
     """One HTTP/2 connection.
 
@@ -117,21 +146,16 @@ class H2Engine:
         if gathered := conn.data_to_send():
             self._out.append(gathered)
         events: list[Event] = []
-        earned = False
+        next_event = conn.next_event
         try:
             conn.receive_data(data)
-            while True:
-                event = conn.next_event()
-                if event is _NEED_DATA or event is _CLOSED:
-                    break
-                if isinstance(event, Data):
-                    earned = True
+            while (event := next_event()) is not _NEED_DATA and event is not _CLOSED:
                 events.append(event)  # type: ignore[arg-type]  # the sentinels end the loop
         except zttp.RemoteProtocolError as error:
             raise HttpError(str(error)) from error
         finally:
             if answer := conn.data_to_send():
-                self._out.append(self._hold_windows(answer) if earned else answer)
+                self._out.append(self._hold_windows(answer))
         return events
 
     def _hold_windows(self, frames: bytes) -> bytes:
@@ -150,14 +174,18 @@ class H2Engine:
         kept.append(frames[start:])
         return b"".join(kept)
 
-    def release(self, stream_id: int) -> bool:
-        """Give the peer the window it has earned on a stream, or on the connection (0).
+    def release(self, stream_id: int, keep: int = 0) -> bool:
+        """Give the peer the window it has earned on a stream or on the connection (0), but for `keep` octets.
 
-        Called when the application has consumed enough; returns whether there was anything to give.
+        Called when the application has consumed; returns whether there was anything to give.
         """
-        increment = self._held.pop(stream_id, 0)
-        if not increment:
+        increment = self._held.get(stream_id, 0) - keep
+        if increment <= 0:
             return False
+        if keep:
+            self._held[stream_id] = keep
+        else:
+            del self._held[stream_id]
         if stream_id and self._widen_by and stream_id not in self._widened:
             # Only streams that carry more than a few messages get here, so short calls cost no frame.
             self._widened.add(stream_id)
@@ -169,6 +197,11 @@ class H2Engine:
     def holds_windows(self) -> bool:
         """Whether any window waits for `release`."""
         return bool(self._held)
+
+    @property
+    def held_streams(self) -> list[int]:
+        """The streams, without the connection, on which window waits for `release`."""
+        return [stream_id for stream_id in self._held if stream_id]
 
     def forget(self, stream_id: int) -> None:
         """Drop what is held for a stream that has ended."""
@@ -189,9 +222,15 @@ class H2Engine:
         """Return the handle on which a stream's head, data and trailers are sent."""
         return self._conn.stream(stream_id)
 
-    def request(self, method: bytes, target: bytes, headers: Headers) -> zttp.Stream:
-        """Open a stream with a request head (client role)."""
-        return self._conn.send_request(method, target, b"2", headers)
+    def request(
+        self, method: bytes, target: bytes, headers: Headers, *, scheme: bytes = b"https"
+    ) -> zttp.Stream:
+        """Open a stream with a request head (client role); `scheme` is `http` or `https`."""
+        self._out.append(self._conn.data_to_send())
+        stream = self._conn.send_request(method, target, b"2", headers)
+        head = self._conn.data_to_send()
+        self._out.append(head if scheme == b"https" else _say_http(head, method))
+        return stream
 
     def ping(self, payload: bytes) -> None:
         """Send a PING of 8 octets; its answer is a `Ping` event with `ack` set."""
@@ -254,7 +293,7 @@ class H1Engine:
     def informational(self, status: int) -> None:
         """Send an interim response such as 100 Continue."""
         self._conn.send_informational(status)
-        self._out.append(self._conn.data_to_send())
+        self._gather()
 
     def request(self, method: bytes, target: bytes, headers: Headers, *, body: bool) -> None:
         """Send a request head (client role); a body without `content-length` is sent chunked."""
@@ -263,7 +302,14 @@ class H1Engine:
         self._conn.send_request(method, target, b"1.1", headers)
 
     def start(
-        self, status: int, headers: Headers, *, version: str, bodyless: bool, close: bool = False
+        self,
+        status: int,
+        headers: Headers,
+        *,
+        version: str,
+        bodyless: bool,
+        to_head: bool = False,
+        close: bool = False,
     ) -> None:
         """Send a response head.
 
@@ -272,6 +318,7 @@ class H1Engine:
             headers: names in lower case.
             version: the request's HTTP version; "1.0" knows no chunks, so its body ends with the connection.
             bodyless: no body follows: HEAD, 204, 304, or the caller says so.
+            to_head: the request was HEAD, so a length that is not told is not known (RFC 9110 section 8.6).
             close: tell the client that the connection ends with this response.
 
         Raises:
@@ -286,15 +333,17 @@ class H1Engine:
             closing = [(b"connection", b"close")] if close and not asked_to_close else []
             self._conn.send_response(status, [*headers, (b"transfer-encoding", b"chunked"), *closing])
             return
-        if length is None and bodyless and status not in (204, 304):
+        if length is None and bodyless and not to_head and status not in (204, 304):
             headers = [*headers, (b"content-length", b"0")]
         if close or asked_to_close or self._until_close:
             headers = [*headers, (b"connection", b"close")]
         self._owed = 0 if bodyless or length is None else int(length)
+        head = _head(status, headers)
+        self._gather()
         self._conn.send_response(204)
         self._conn.end_message()
         self._conn.data_to_send()
-        self._out.append(_head(status, headers))
+        self._out.append(head)
 
     def push(self, data: bytes) -> None:
         """Send body bytes.
@@ -339,6 +388,7 @@ class H1Engine:
         """Answer a request that could not be parsed; the connection closes after it."""
         body = text.encode() + b"\n"
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+        self._gather()
         self._out.append(_head(status, [*headers, (b"connection", b"close")]) + body)
 
     @property
@@ -347,9 +397,18 @@ class H1Engine:
         return self._owed is not None
 
     @property
+    def has_output(self) -> bool:
+        """Whether anything of a response of known length waits for `take`."""
+        return bool(self._out)
+
+    @property
     def must_close(self) -> bool:
         """Whether the connection ends with this message."""
         return self._until_close or self._conn.should_close()
+
+    def _gather(self) -> None:
+        """Put what zttp has encoded in its place before what is framed here."""
+        self._out.append(self._conn.data_to_send())
 
     def take(self) -> bytes:
         """Return and clear the bytes to send."""

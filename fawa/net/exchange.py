@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import enum
 import math
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, overload
 
+import attrs
 import trio
 
 Headers = list[tuple[bytes, bytes]]
@@ -24,6 +26,32 @@ class BodyTooLarge(Exception):  # noqa: N818
     """The request body is longer than the limit that the reader gave."""
 
 
+class RequestHead(Protocol):
+    """What an engine tells of a request: its method and target as they stand on the wire."""
+
+    @property
+    def method(self) -> bytes:
+        """The method."""
+
+    @property
+    def path(self) -> bytes:
+        """The target up to `?`."""
+
+    @property
+    def query(self) -> bytes:
+        """The target after `?`."""
+
+
+@attrs.frozen
+class Peer:
+    """Who is at the other end of a connection, and how it got here."""
+
+    #: "address:port".
+    address: str
+    #: "http" or "https".
+    scheme: str
+
+
 class Exchange(abc.ABC):
     """One request and its response.
 
@@ -32,7 +60,7 @@ class Exchange(abc.ABC):
     """
 
     __slots__ = (
-        "authority",
+        "_peer",
         "body_timeout",
         "bytes_in",
         "bytes_out",
@@ -42,41 +70,23 @@ class Exchange(abc.ABC):
         "label",
         "method",
         "path",
-        "peer",
         "query",
-        "scheme",
         "scope",
         "status",
         "version",
     )
 
-    def __init__(
-        self,
-        *,
-        method: str,
-        path: str,
-        query: str,
-        headers: Headers,
-        version: str,
-        scheme: str,
-        authority: str,
-        peer: str,
-    ) -> None:
-        self.method = method
+    def __init__(self, head: RequestHead, headers: Headers, version: str, peer: Peer) -> None:
+        self.method = head.method.decode("ascii")
         #: The target up to `?`, still percent-encoded.
-        self.path = path
+        self.path = head.path.decode("latin-1")
         #: The target after `?`, still percent-encoded, without the `?`.
-        self.query = query
+        self.query = head.query.decode("latin-1")
         #: Request headers in order, names in lower case, pseudo-headers taken out.
         self.headers = headers
         #: "1.0", "1.1", "2" or "3".
         self.version = version
-        #: "http" or "https", as the connection was made (not as the client claims).
-        self.scheme = scheme
-        #: Host and port as the client addressed them (`Host` or `:authority`), or "".
-        self.authority = authority
-        #: "address:port" of the client.
-        self.peer = peer
+        self._peer = peer
         #: Cancels the call; set once the call waits for something.
         self.scope: trio.CancelScope | None = None
         #: Seconds `receive` waits for the next byte.
@@ -88,10 +98,29 @@ class Exchange(abc.ABC):
         #: Body bytes received and sent so far, as the application saw them.
         self.bytes_in = 0
         self.bytes_out = 0
-        #: For the access log: the RPC dialect and the name of the RPC status, or why the answer broke off.
+        #: For the access log: the RPC dialect (or why the answer broke off) and status.
         self.label = ""
-        self.code = ""
+        self.code: enum.Enum | None = None
 
+    @property
+    def peer(self) -> str:
+        """The client, as "address:port"."""
+        return self._peer.address
+
+    @property
+    def scheme(self) -> str:
+        """How the connection was made, "http" or "https" (not what the client claims)."""
+        return self._peer.scheme
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the client addressed them (`Host` or `:authority`), or ""."""
+        return self.header(b"host", b"").decode("latin-1")
+
+    @overload
+    def header(self, name: bytes) -> bytes | None: ...
+    @overload
+    def header(self, name: bytes, default: bytes) -> bytes: ...
     def header(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """Return the first value of the request header `name` (lower case), or `default`."""
         for key, value in self.headers:

@@ -8,9 +8,9 @@ from typing import BinaryIO, Final
 
 import trio
 
-from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits, Peer
+from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import Data, EndOfMessage, Event, H1Engine, HttpError, Request, Role, header_list
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers
+from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Peer
 from fawa.net.files import read_pieces, send_some
 from fawa.net.sockets import PlainStream
 
@@ -18,6 +18,9 @@ from fawa.net.sockets import PlainStream
 _READ_AHEAD: Final = 256 * 1024
 #: Bytes of an unread request body that are thrown away to keep the connection; beyond that it is closed.
 _DISCARD_MOST: Final = 256 * 1024
+#: Bytes that a response head is taken for where queued bytes are counted.
+_HEAD_SIZE: Final = 256
+_TOO_LARGE: Final = "the head exceeds the size limit of {} bytes"
 
 
 class H1Exchange(Exchange):
@@ -36,29 +39,14 @@ class H1Exchange(Exchange):
     )
 
     def __init__(self, conn: H1Connection, request: Request) -> None:
-        headers = header_list(request)
-        authority = b""
-        for name, value in headers:
-            if name == b"host":
-                authority = value
-                break
-        super().__init__(
-            method=request.method.decode("ascii"),
-            path=request.path.decode("latin-1"),
-            query=request.query.decode("latin-1"),
-            headers=headers,
-            version=request.http_version.decode("ascii"),
-            scheme=conn.peer.scheme,
-            authority=authority.decode("latin-1"),
-            peer=conn.peer.address,
-        )
+        super().__init__(request, header_list(request), request.http_version.decode("ascii"), conn.peer)
         self.body_timeout = conn.limits.body_timeout
         #: Body bytes received and not yet consumed.
         self.buffered = 0
         #: The whole request body has been received.
         self.ended = request.end_stream
         #: The client waits for 100 Continue before it sends the body.
-        self.expects = request.expect_continue
+        self.expects = request.expect_continue and self.version != "1.0"
         self.started = False
         #: The whole response has been queued.
         self.finished = False
@@ -109,10 +97,12 @@ class H1Exchange(Exchange):
             headers + self.extra_headers,
             version=self.version,
             bodyless=end or self.method == "HEAD" or status in (204, 304),
+            to_head=self.method == "HEAD",
             close=self._conn.draining,
         )
         self.status = status
         self.started = True
+        self._conn.queued += _HEAD_SIZE
         if end:
             self.finish()
         else:
@@ -128,9 +118,12 @@ class H1Exchange(Exchange):
     def _has_room(self) -> bool:
         return self._conn.queued < HIGH_WATER
 
+    def _progress(self) -> int:
+        return self._conn.writes
+
     async def drain(self) -> None:
         if not self._has_room():
-            await self._conn.wait_room(self._has_room)
+            await self._conn.wait_room(self._has_room, self._progress)
 
     async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
         conn = self._conn
@@ -140,8 +133,8 @@ class H1Exchange(Exchange):
                 await self.send(piece)
             return
         while count:
-            # The writer must be idle: two tasks may not send on one socket.
-            await conn.wait_room(lambda: conn.is_flushed)
+            # What comes before must be out and the writer idle: two tasks may not send on one socket.
+            await conn.wait_room(lambda: conn.is_flushed and not conn.engine.has_output, self._progress)
             with trio.move_on_after(conn.limits.write_timeout) as timeout:
                 try:
                     sent = await send_some(stream.socket, file, offset, count)
@@ -180,6 +173,8 @@ class H1Connection(Connection[H1Exchange]):
         #: Bytes received behind it, of an unfinished head, and of a body that nobody wants.
         self._ahead = 0
         self._discarded = 0
+        #: A request has been answered, and the rest of its body is still to come.
+        self._discarding = False
         #: The client has closed its sending side.
         self._input_ended = False
         self._resume = trio.Event()
@@ -195,12 +190,14 @@ class H1Connection(Connection[H1Exchange]):
         self._ahead += len(data)
         try:
             self._act(self.engine.receive(data))
+            if self._exchange is None and not self._discarding and self._ahead > self.limits.max_header:
+                raise HttpError(_TOO_LARGE.format(self.limits.max_header), 431)
         except HttpError as error:
             self._refuse(error)
 
     def _refuse(self, error: HttpError) -> None:
         exchange = self._exchange
-        if exchange is None or not exchange.started:
+        if not self._discarding and (exchange is None or not exchange.started):
             self.engine.fail(error.status, f"malformed HTTP/1.1: {error}")
         self.stop_reading()
 
@@ -224,11 +221,22 @@ class H1Connection(Connection[H1Exchange]):
     def _open(self, request: Request) -> None:
         if request.end_stream:
             self._ahead = 0
-        self._exchange = H1Exchange(self, request)
-        self.ready.append(self._exchange)
-        self.set_deadline(math.inf)
+        exchange = H1Exchange(self, request)
+        if head_too_large(exchange, self.limits):
+            raise HttpError(_TOO_LARGE.format(self.limits.max_header), 431)
+        coding = exchange.header(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            raise HttpError(f"transfer coding {coding!r} is not known, only chunked is", 501)
+        if coding is not None and exchange.version == "1.0":
+            # Whoever passed this on may have framed it in another way (RFC 9112 section 6.1).
+            raise HttpError("HTTP/1.0 has no transfer-encoding")
+        self._exchange = exchange
+        self.ready.append(exchange)
+        # Nobody reads on a half-closed connection, so nobody would notice that the client is gone.
+        self.set_deadline(trio.current_time() + HALF_CLOSE_GRACE if self._input_ended else math.inf)
 
     async def may_read(self) -> None:
+        await super().may_read()
         while (exchange := self._exchange) is not None and (
             self._ahead if exchange.ended else exchange.buffered
         ) > _READ_AHEAD:
@@ -245,13 +253,15 @@ class H1Connection(Connection[H1Exchange]):
         if not exchange.finished or exchange.broken or self.draining or self.engine.must_close:
             self.stop_reading()
         elif not self.reading:
-            pass
+            if self._input_ended and exchange.ended and not self.lost:
+                self._next()  # half-closed: what the client sent before is still answered
         elif exchange.ended:
             self._next()
         elif exchange.expects:
             # The body was not asked for, and whether it comes nobody knows (RFC 9110 section 10.1.1).
             self.stop_reading()
         else:
+            self._discarding = True
             self.set_deadline(trio.current_time() + self.limits.body_timeout)
 
     def _discard(self, size: int) -> None:
@@ -262,6 +272,7 @@ class H1Connection(Connection[H1Exchange]):
     def _next(self) -> None:
         """The response is out and the request is all read: turn to the next one."""
         self._discarded = 0
+        self._discarding = False
         self.set_deadline(trio.current_time() + self.limits.idle_timeout)
         try:
             self._act(self.engine.next_cycle())
@@ -277,7 +288,7 @@ class H1Connection(Connection[H1Exchange]):
         self.read_on()
         exchange = self._exchange
         if exchange is None:
-            if self.expired and self._ahead:
+            if self.expired and self._ahead and not self._discarding:
                 self.engine.fail(408, f"no whole request came in {self.limits.header_timeout:g} s")
         elif self._input_ended and exchange.ended and not self.lost:
             # Half-closed: the client may still read its answer.

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import trio
 
-from fawa.net.connection import HIGH_WATER, Connection, Limits, Peer
+from fawa.net.connection import HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import (
     Data,
     EndOfMessage,
@@ -20,8 +20,9 @@ from fawa.net.engine import (
     Role,
     RstStream,
     WindowUpdate,
+    header_list,
 )
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers
+from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Peer
 from fawa.net.files import read_pieces
 
 #: The last stream id of a GOAWAY that only announces the end (RFC 9113 section 6.8).
@@ -41,29 +42,13 @@ class H2Exchange(Exchange):
         "_ended",
         "_finished",
         "_pieces",
-        "_started",
         "_stream",
         "buffered",
         "id",
     )
 
     def __init__(self, conn: H2Connection, request: Request) -> None:
-        authority = b""
-        headers = request.headers
-        for name, value in headers:
-            if name == b"host":
-                authority = value
-                break
-        super().__init__(
-            method=request.method.decode("ascii"),
-            path=request.path.decode("latin-1"),
-            query=request.query.decode("latin-1") if request.query else "",
-            headers=headers,  # type: ignore[arg-type]  # a plain list on HTTP/2
-            version="2",
-            scheme=conn.peer.scheme,
-            authority=authority.decode("latin-1"),
-            peer=conn.peer.address,
-        )
+        super().__init__(request, header_list(request), "2", conn.peer)
         self.body_timeout = conn.limits.body_timeout
         #: Body bytes received and not yet consumed.
         self.buffered = 0
@@ -73,7 +58,6 @@ class H2Exchange(Exchange):
         self._pieces: list[bytes] = []
         self._arrived: trio.Event | None = None
         self._ended = request.end_stream
-        self._started = False
         self._finished = False
 
     # The connection's side: what arrived.
@@ -130,11 +114,10 @@ class H2Exchange(Exchange):
 
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
-        self.status = status
-        self._started = True
         self._stream.send_response(
             status, headers + self.extra_headers if self.extra_headers else headers, end
         )
+        self.status = status
         if end:
             self._finished = True
         self._conn.wake_writer()
@@ -151,13 +134,29 @@ class H2Exchange(Exchange):
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
         return self._conn.queued < HIGH_WATER and (self._stream.pending_bytes or 0) < HIGH_WATER
 
+    def _progress(self) -> int:
+        # Where the stream's window holds it back, what the peer takes of other streams does not count.
+        pending = self._stream.pending_bytes or 0
+        return -pending if pending >= HIGH_WATER or self._finished else self._conn.writes
+
     async def drain(self) -> None:
         if not self._has_room():
-            await self._conn.wait_room(self._has_room)
+            await self._conn.wait_room(self._has_room, self._progress)
 
     async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
         async for piece in read_pieces(file, offset, count):
             await self.send(piece)
+
+    async def see_off(self) -> None:
+        """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
+        conn = self._conn
+        if self._finished and self._stream.pending_bytes and self.id in conn.exchanges:
+            try:
+                await conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
+            except Disconnected:
+                if not conn.lost:
+                    self._stream.reset(H2ErrorCode.CANCEL)
+                    conn.wake_writer()
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()
@@ -203,20 +202,22 @@ class H2Connection(Connection[H2Exchange]):
             self.stop_reading()
             return
         for event in events:
-            if isinstance(event, Request):
-                self._open(event)
-            elif isinstance(event, Data):
-                self._feed(event)
-            elif isinstance(event, EndOfMessage):
-                if (exchange := self.exchanges.get(event.stream_id)) is not None:
-                    exchange.feed_end()
-            elif isinstance(event, RstStream):
-                if (exchange := self.exchanges.pop(event.stream_id, None)) is not None:
-                    exchange.cancel()
-            elif isinstance(event, WindowUpdate):
-                self.made_progress()
-            elif isinstance(event, Ping) and event.ack and event.data == _GOAWAY_PING:
-                self._refuse_new()
+            match event:
+                case Request():
+                    self._open(event)
+                case Data():
+                    self._feed(event)
+                case EndOfMessage():
+                    if (exchange := self.exchanges.get(event.stream_id)) is not None:
+                        exchange.feed_end()
+                case WindowUpdate():
+                    self.made_progress()
+                case RstStream():
+                    self._drop(event.stream_id)
+                case Ping(ack=True, data=payload) if payload == _GOAWAY_PING:
+                    self._refuse_new()
+        if self.engine.holds_windows:
+            self._give_back_padding()
         if self.exchanges:
             self.set_deadline(math.inf)
         elif events:
@@ -232,7 +233,11 @@ class H2Connection(Connection[H2Exchange]):
             return
         exchange = H2Exchange(self, request)
         self.exchanges[stream_id] = exchange
-        self.ready.append(exchange)
+        if head_too_large(exchange, self.limits):
+            exchange.respond_text(431, f"the head exceeds the size limit of {self.limits.max_header} bytes")
+            self.close_exchange(exchange)
+        else:
+            self.ready.append(exchange)
         if self._requests == self.limits.max_requests:
             self.start_drain()
 
@@ -247,8 +252,18 @@ class H2Connection(Connection[H2Exchange]):
         self.consumed(0, size)
         if exchange is not None:
             # Twice the window is more than a peer that respects it can have sent.
-            self.exchanges.pop(event.stream_id)
             self.engine.stream(event.stream_id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
+            self._drop(event.stream_id)
+
+    def _drop(self, stream_id: int) -> None:
+        """A stream has been reset: cancel its call, or forget the call if nobody has begun it."""
+        exchange = self.exchanges.pop(stream_id, None)
+        if exchange is None:
+            return
+        if exchange.scope is None:
+            self.ready.remove(exchange)
+            self.close_exchange(exchange)
+        else:
             exchange.cancel()
 
     def close_exchange(self, exchange: H2Exchange) -> None:
@@ -258,6 +273,9 @@ class H2Connection(Connection[H2Exchange]):
         self.exchanges.pop(exchange.id, None)
         if not self.exchanges:
             self._rest_for_a_while()
+
+    async def see_off(self, exchange: H2Exchange) -> None:
+        await exchange.see_off()
 
     def _rest_for_a_while(self) -> None:
         """No stream is open: wait for the next for a while, or end if there will be none."""
@@ -269,15 +287,24 @@ class H2Connection(Connection[H2Exchange]):
     def consumed(self, stream_id: int, size: int) -> None:
         """The application is done with `size` body bytes: give the peer window for more.
 
-        A stream gets its own back at once, the connection while less than half its window is buffered.
+        A stream that is not read keeps what it holds of the connection's window, and nobody else's.
         """
         self._unconsumed -= size
         if self.engine.holds_windows:
             given = self.engine.release(stream_id) if stream_id else False
-            if self._unconsumed < self.limits.connection_window // 2:
-                given |= self.engine.release(0)
-            if given:
+            if self.engine.release(0, self._unconsumed) or given:
                 self.wake_writer()
+
+    def _give_back_padding(self) -> None:
+        """Give window back for what nobody will consume: padding, and data of streams that are over."""
+        for stream_id in self.engine.held_streams:
+            exchange = self.exchanges.get(stream_id)
+            if exchange is None:
+                self.engine.forget(stream_id)
+            elif not exchange.buffered:
+                self.engine.release(stream_id)
+        self.consumed(0, 0)
+        self.wake_writer()
 
     def start_drain(self) -> None:
         """Move the client to a new connection without losing a call: GOAWAY in two steps (section 6.8).
@@ -309,9 +336,13 @@ class H2Connection(Connection[H2Exchange]):
 
     def reading_over(self) -> None:
         self._refused.set()
+        if self.expired:
+            # Idle for too long: a call that is under way to us may be made again elsewhere (section 6.8).
+            self.engine.goaway(self._last_id)
         self.cancel_calls()
 
     def cancel_calls(self) -> None:
         for exchange in self.exchanges.values():
             exchange.cancel()
         self.exchanges.clear()
+        self.ready.clear()

@@ -35,7 +35,7 @@ class PlainStream(trio.abc.HalfCloseableStream):
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Send what the socket takes at once; return how many bytes that was.
 
         Only while nobody is in `send_all`.

@@ -90,13 +90,12 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
     try:
         # Were the key encrypted after all, OpenSSL would ask for its password on the terminal.
         context.load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except OSError as error:  # ssl.SSLError is one
+        reason = getattr(error, "reason", None) or "damaged PEM"
+        if reason == "KEY_VALUES_MISMATCH":
             raise TlsError(f"the key {key} does not belong to the certificate {cert}") from error
-        what = (error.reason or "unknown format").replace("_", " ").lower()
+        what = reason.replace("_", " ")
         raise TlsError(f"the certificate {cert} and the key {key} cannot be loaded: {what}") from error
-    except OSError as error:
-        raise TlsError(f"{cert} and {key} cannot be read: {error.strerror}") from error
     return context
 
 

@@ -82,8 +82,8 @@ def configure(
     """Say what is logged, in which form and where to; may be called again at any time.
 
     `level`: debug, info, warning or error. `format`: console, json, or auto: console when the stream is a
-    terminal. `stream`: standard error if `None`. `access`: whether `access_line` writes. `wall_clock` gives
-    Unix seconds.
+    terminal. `stream`: standard error if `None`; whoever reads it must keep up, for writing blocks. `access`:
+    whether `access_line` writes. `wall_clock` gives Unix seconds.
     """
     global _output  # noqa: PLW0603  (logging is one per process)
     stream = sys.stderr if stream is None else stream

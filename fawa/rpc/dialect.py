@@ -118,7 +118,7 @@ def negotiate(
         limits: of this call.
 
     Raises:
-        HttpError: the request is no RPC: 404 (GET of no method), 405 (with `allow`), 415 (with
+        HttpError: the request is no RPC: 404 (not POST, and no such method), 405 (with `allow`), 415 (with
             `accept-post`).
 
     """
@@ -158,12 +158,12 @@ def _negotiate_get(
     method: Method | None,
     limits: Limits,
 ) -> ServerDialect:
-    if method is None or method.kind is not Kind.UNARY or not method.no_side_effects:
-        raise HttpError(405, [(b"allow", b"POST")], f"RPC methods take POST, not {http_method}")
-    if http_method != "GET":
-        raise HttpError(
-            405, [(b"allow", b"GET, POST")], f"{method.path} takes GET or POST, not {http_method}"
-        )
+    if method is None:
+        raise HttpError(404, [], "there is no such RPC method")
+    takes_get = method.no_side_effects and method.kind is Kind.UNARY
+    if http_method != "GET" or not takes_get:
+        allow = "GET, POST" if takes_get else "POST"
+        raise HttpError(405, [(b"allow", allow.encode())], f"{method.path} takes {allow}, not {http_method}")
     parameters = parse_query(query)
     encoding = parameters.get("encoding", b"json")
     content = _BY_ENCODING.get(encoding)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import logging
 import math
 import mimetypes
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -20,6 +19,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.net.exchange import Exchange
+from fawa.ops.logging import get_logger
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
     FileInfo,
@@ -54,7 +54,7 @@ _KEY_BYTES: Final = 10
 #: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
-_log = logging.getLogger("fawa.services.file")
+_log = get_logger("fawa.services.file")
 
 
 @attrs.frozen(kw_only=True)
@@ -118,12 +118,13 @@ class FileRpc(FileServiceBase):
             async with open_file(self.content, self.metadata, key, self.clock()) as (record, content):
                 name = record.name
                 await stream.send_message(ReceiveFileResponse(filename=name, file_size=record.size))
-                async for piece in content.read(0, record.size):
-                    await stream.send_message(ReceiveFileResponse(filename=name, chunk_data=piece))
+                async with aclosing(content.read(0, record.size)) as pieces:
+                    async for piece in pieces:
+                        await stream.send_message(ReceiveFileResponse(filename=name, chunk_data=piece))
         try:
             await self.metadata.count_download(key)
         except StorageError as error:
-            _log.warning("a download was not counted: %s", error)
+            _log.warning("a download was not counted", key=key, error=str(error))
 
     async def GetDownloadURL(self, stream: Stream[GetDownloadURLRequest, GetDownloadURLResponse]) -> None:
         """Answer with a link that works for a while without anything else."""
@@ -226,13 +227,13 @@ def _status_of_storage_errors() -> Iterator[None]:
     except NotFound:
         raise _unknown_key() from None
     except OutOfSpace as error:
-        _log.error("cannot store a file: %s", error)
+        _log.error("there is no room for a file", error=str(error))
         raise GRPCError(Status.RESOURCE_EXHAUSTED, "the server has no room left for this file") from error
     except Damaged as error:
-        _log.error("cannot send a file: %s", error)
+        _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
     except StorageError as error:
-        _log.error("storage failed: %s", error)
+        _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
 
 
@@ -282,7 +283,7 @@ class FileService:
         async with self.open_content() as content, self.open_metadata() as metadata:
             repaired = await repair(content, metadata, self.clock())
             if repaired.total:
-                _log.info("file storage was left untidy and is tidy now: %s", repaired)
+                _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
             rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
             links = Links(content, metadata, self.secret, self.clock)
             task_status.started(Offer(rpc=(rpc,), http=links.routes))
@@ -290,6 +291,6 @@ class FileService:
                 await trio.sleep(self.settings.sweep_interval)
                 try:
                     if removed := await expire(content, metadata, self.clock()):
-                        _log.debug("%d expired files removed", removed)
+                        _log.debug("expired files were removed", count=removed)
                 except StorageError as error:
-                    _log.error("expired files remain, and are tried again: %s", error)
+                    _log.error("expired files remain and are tried again", error=str(error))

@@ -11,12 +11,11 @@ gains nothing.
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from urllib.parse import parse_qs, quote
 
@@ -24,6 +23,7 @@ import attrs
 
 from fawa.net.exchange import Exchange, Headers
 from fawa.net.router import Route
+from fawa.ops.logging import get_logger
 from fawa.services.conditions import Conditions, Outcome, format_date
 from fawa.services.names import content_disposition
 from fawa.services.ranges import Span, multipart, parse_range_untrusted
@@ -55,7 +55,7 @@ _SAFE: Final = [
 ]
 _DO_NOT_KEEP: Final = [(b"cache-control", b"no-store")]
 
-_log = logging.getLogger("fawa.services.links")
+_log = get_logger("fawa.services.links")
 
 
 @attrs.frozen
@@ -126,22 +126,22 @@ class Links:
                 text = f"this link expired on {format_date(link.expires)}, ask for a new one"
                 exchange.respond_text(410, text, _DO_NOT_KEEP)
             case Verdict.VALID:
-                async with self._answering_failure(exchange):
+                async with self._answering_failure(exchange, link.key):
                     async with open_file(self.content, self.metadata, link.key, now) as (record, content):
                         sent_end = await _send(exchange, record, content)
                     if sent_end:
                         await self._count(link.key)
 
     @asynccontextmanager
-    async def _answering_failure(self, exchange: Exchange) -> AsyncIterator[None]:
+    async def _answering_failure(self, exchange: Exchange, key: str) -> AsyncIterator[None]:
         try:
             yield
         except NotFound:
             exchange.respond_text(404, "this file is gone: it has expired or was deleted", _DO_NOT_KEEP)
         except (StorageError, EOFError) as error:
-            _log.error("cannot send a file: %s", error)
+            _log.error("a file could not be sent", key=key, error=str(error))
             if exchange.status:
-                exchange.code = "storage failed"
+                exchange.label = "storage failed"
                 exchange.abort()
             elif isinstance(error, Damaged):
                 text = "the file is damaged on the server: it must be sent again"
@@ -155,7 +155,7 @@ class Links:
         try:
             await self.metadata.count_download(key)
         except StorageError as error:
-            _log.warning("a download was not counted: %s", error)
+            _log.warning("a download was not counted", key=key, error=str(error))
 
 
 async def _send(exchange: Exchange, record: FileRecord, content: Content) -> bool:
@@ -242,8 +242,9 @@ async def _send_span(exchange: Exchange, content: Content, span: Span) -> None:
     if content.file is not None:
         await exchange.send_file(content.file, span.start, span.count)
     else:
-        async for piece in content.read(span.start, span.count):
-            await exchange.send(piece)
+        async with aclosing(content.read(span.start, span.count)) as pieces:
+            async for piece in pieces:
+                await exchange.send(piece)
 
 
 def _field(exchange: Exchange, name: bytes) -> str | None:

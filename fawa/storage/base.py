@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Final, Protocol
 
@@ -161,8 +161,10 @@ class Content(Protocol):
     #: means nothing.
     file: BinaryIO | None
 
-    def read(self, offset: int, count: int) -> AsyncIterator[bytes]:
+    def read(self, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         """Iterate over `count` bytes from `offset` in pieces of 1 to `PIECE` bytes.
+
+        Whoever may stop before the end closes it (`contextlib.aclosing`).
 
         Raises:
             Damaged: the content ends before `offset + count`.

@@ -18,7 +18,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar, TypeVarTuple
@@ -246,7 +246,7 @@ class FilesystemContent:
     file: BinaryIO | None
     size: int
 
-    async def read(self, offset: int, count: int) -> AsyncIterator[bytes]:
+    async def read(self, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
         end = offset + count
         while offset < end:

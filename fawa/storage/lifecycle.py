@@ -94,7 +94,7 @@ async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
 
     """
     record = await metadata.get(key)
-    if record.expires <= now:
+    if record.state is not State.READY or record.expires <= now:
         raise NotFound(f"the file under the key {key} is expired or not ready")
     return record
 

@@ -9,9 +9,10 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 
-from tests.daemon import PATIENCE
+from tests.daemon import PATIENCE, Daemon
 from tests.interop import expect
-from tests.interop.grpcio_channel import channel_to
+from tests.interop.grpcio_channel import Conversation, channel_to
+from tests.interop.kept import Kept, eventually
 from tests.interop.target import Target
 
 Code = grpc.StatusCode
@@ -119,3 +120,21 @@ def test_a_slow_reader_gets_the_whole_file(stub: Any, file: Any) -> None:
     for _ in range(20):
         stub.GetDownloadURL(file.GetDownloadURLRequest(randomkey=key), timeout=PATIENCE)
     assert expect.sha256(b"".join(message.chunk_data for message in stream)) == expect.sha256(data)
+
+
+def test_an_upload_given_up_leaves_nothing(stub: Any, file: Any, daemon: Daemon) -> None:
+    """By cancellation or by deadline: either reaches the handler, which forgets what it has."""
+    before = Kept.of(daemon.data_dir)
+    for timeout in (None, 1.0):
+        upload = Conversation()
+        sent = stub.SendFile.future(iter(upload), timeout=timeout)
+        upload.say(file.SendFileRequest(info=file.FileInfo(name="half.bin", size=2_000_000)))
+        upload.say(file.SendFileRequest(chunk_data=expect.content(1_000_000)))
+        eventually(lambda: Kept.of(daemon.data_dir) != before, "the upload has begun")
+        if timeout is None:
+            sent.cancel()
+            assert sent.code() is Code.CANCELLED
+        else:
+            assert sent.exception().code() is Code.DEADLINE_EXCEEDED
+        eventually(lambda: Kept.of(daemon.data_dir) == before, "the upload is forgotten")
+        upload.hang_up()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 import pytest
@@ -279,6 +279,14 @@ class ContentStoreContract:
             await store.delete(KEY)
             received += [piece async for piece in pieces]
         assert b"".join(received) == LONG
+
+    async def test_a_reader_may_stop_before_the_end(self, store: ContentStore) -> None:
+        await store_content(store, KEY, LONG)
+        async with store.open(KEY) as content, aclosing(content.read(0, content.size)) as pieces:
+            first = await anext(pieces)
+        assert LONG.startswith(first)
+        with pytest.raises(StopAsyncIteration):
+            await anext(pieces)
 
     async def test_reading_can_be_cancelled_between_pieces(self, store: ContentStore) -> None:
         await store_content(store, KEY, LONG)

@@ -1,0 +1,1 @@
+"""Calls: from an exchange to a handler and back."""

@@ -1,0 +1,1 @@
+"""Tests of the services, against streams and exchanges in memory and real stores."""
