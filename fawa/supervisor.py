@@ -260,7 +260,7 @@ class Supervisor:
 
     def _open(self, name: str, offer: Offer) -> None:
         """Serve what a service offers."""
-        self._router.add(serve.routes(offer, self._call_limits))
+        self._router.add({**offer.http, **serve.routes(offer.rpc, self._call_limits)})
         for rpc_name in _rpc_names(offer):
             self._served.add(rpc_name)
             self.health.set(rpc_name, SERVING)
@@ -268,7 +268,8 @@ class Supervisor:
 
     def _close(self, name: str, offer: Offer) -> None:
         """Answer that a service is away."""
-        self._router.add(serve.unavailable(offer, self._call_limits, name))
+        text = f"service {name!r} is starting again, try later"
+        self._router.add(serve.unavailable(offer.rpc, offer.http, self._call_limits, text))
         for rpc_name in _rpc_names(offer):
             self.health.set(rpc_name, NOT_SERVING)
 

@@ -30,7 +30,7 @@ from fawa.config.settings import TABLE
 from fawa.net.tls import development_certificate
 
 SECRET = "correct horse battery staple, and more"
-CWD = Path("/work folder")
+CWD = Path("/a folder")
 NO_SYSTEM = Path("/no such folder")
 
 

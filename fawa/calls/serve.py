@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 import trio
+from grpclib._typing import IServable
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -16,21 +17,21 @@ from fawa.calls.call import Call, Deadline, answer
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange
 from fawa.net.router import Route
 from fawa.rpc.dialect import HttpError, Limits, Method, is_rpc_content_type, negotiate
-from fawa.services.base import Offer
 
 _log = logging.getLogger("fawa.calls")
 
 _INTERNAL: Final = "the server failed to answer; its log says why"
 
 
-def routes(offer: Offer, limits: Limits) -> dict[str, Route]:
-    """Return the routes of all that a service offers."""
-    return {**offer.http, **{end.method.path: end.route for end in _endpoints(offer, limits)}}
+def routes(implementations: Iterable[IServable], limits: Limits) -> dict[str, Route]:
+    """Return a route for each method of RPC services, instances of grpclib-generated bases."""
+    return {endpoint.method.path: endpoint.route for endpoint in _endpoints(implementations, limits)}
 
 
-def unavailable(offer: Offer, limits: Limits, service: str) -> dict[str, Route]:
-    """Return routes that answer in place of a service which is not running at the moment."""
-    text = f"service {service!r} is starting again, try later"
+def unavailable(
+    implementations: Iterable[IServable], pages: Mapping[str, Route], limits: Limits, text: str
+) -> dict[str, Route]:
+    """Return routes that say `text` in place of RPC services and HTTP routes that cannot answer now."""
 
     async def fail(call: Call[Any, Any]) -> None:
         raise GRPCError(Status.UNAVAILABLE, text)
@@ -38,13 +39,14 @@ def unavailable(offer: Offer, limits: Limits, service: str) -> dict[str, Route]:
     async def say(exchange: Exchange) -> None:
         exchange.respond_text(503, text, [(b"retry-after", b"1")])
 
-    pages = {path: Route(route.methods, say) for path, route in offer.http.items()}
-    calls = (attrs.evolve(endpoint, handler=fail) for endpoint in _endpoints(offer, limits))
-    return {**pages, **{endpoint.method.path: endpoint.route for endpoint in calls}}
+    away = {path: Route(route.methods, say) for path, route in pages.items()}
+    for endpoint in _endpoints(implementations, limits):
+        away[endpoint.method.path] = attrs.evolve(endpoint, handler=fail).route
+    return away
 
 
-def _endpoints(offer: Offer, limits: Limits) -> Iterator[Endpoint]:
-    for implementation in offer.rpc:
+def _endpoints(implementations: Iterable[IServable], limits: Limits) -> Iterator[Endpoint]:
+    for implementation in implementations:
         for path, handler in implementation.__mapping__().items():
             yield Endpoint(Method.from_handler(path, handler), handler.func, limits)
 

@@ -222,6 +222,9 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             while True:
                 self._corked = True
                 while self.ready:
+                    if self.queued >= HIGH_WATER:
+                        self._uncork()
+                        self._corked = True
                     current = self.ready.popleft()
                     await _run_until_it_waits(self._answer(current), pass_on)
                     if not leading:
@@ -253,7 +256,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             self.close_exchange(exchange)
 
     async def _answer(self, exchange: AnyExchange) -> None:
-        """Answer one request from the moment that there is room for an answer until its last byte has gone."""
+        """Answer one request, from when there is room for an answer until its last byte may leave."""
         try:
             if self.queued >= HIGH_WATER:
                 # Of requests that a client sends ahead without reading the answers.

@@ -19,7 +19,6 @@ from fawa.net.router import Route, Router
 from fawa.net.tcp import Root
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest, SayHelloResponse
 from fawa.rpc.dialect import Limits
-from fawa.services.base import Offer
 from tests.calls.client import serving
 
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
@@ -46,7 +45,7 @@ class Implementation:
 def app(handler: HandlerFunction, seen: list[Exchange] | None = None) -> Root:
     """Return the application that serves `handler`; finished exchanges go to `seen`."""
     router = Router(serve.not_found)
-    router.add(serve.routes(Offer(rpc=(Implementation(handler),)), Limits()))
+    router.add(serve.routes([Implementation(handler)], Limits()))
 
     def access(exchange: Exchange, seconds: float) -> None:
         if seen is not None:
@@ -294,8 +293,8 @@ async def test_a_service_that_is_away() -> None:
         raise AssertionError
 
     router = Router(serve.not_found)
-    offer = Offer(rpc=(Implementation(never),), http={"/page": Route(("POST",), page)})
-    router.add(serve.unavailable(offer, Limits(), "test"))
+    pages = {"/page": Route(("POST",), page)}
+    router.add(serve.unavailable([Implementation(never)], pages, Limits(), "away"))
     async with serving(Root(router, Cors(lambda origin: True), None)) as client:
         grpc = await client.call(UNARY, GRPC, framed(""))
         connect = await client.call(UNARY, JSON, b"{}")

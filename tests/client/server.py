@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import attrs
 import trio
 import trio.testing
+from google.protobuf.message import Message
 from grpclib._typing import IServable
 
 from fawa.calls import serve
 from fawa.client.call import Caller
 from fawa.client.channel import Channel
 from fawa.client.errors import CannotReach
+from fawa.client.exchange import Pool
 from fawa.client.http2 import H2Limits
 from fawa.client.pool import H1Pool, H2Pool, Reconnecting, background
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
-from fawa.net.engine import (
-    Data,
-    EndOfMessage,
-    Event,
-    GoAway,
-    H2Engine,
-    Ping,
-    Request,
-    Role,
-    RstStream,
-    Settings,
-    WindowUpdate,
-)
+from fawa.net.engine import Event, H2Engine, Role
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Endpoint, FrontDoor, Root, bind
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.rpc.dialect import client_dialect
+from fawa.rpc.envelope import pack
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 AUTHORITY = "server.test"
 
@@ -75,10 +71,96 @@ async def serving(
         nursery.cancel_scope.cancel()
 
 
-# A server whose words are written by the test, over memory streams: no socket, no clock.
+# A server whose words are written by the test, over memory streams: no socket, and no time passes.
 
 
 class Script:
-    """The server's side of one HTTP/2 connection, spoken by hand."""
+    """The server's side of one connection."""
 
-    def __init__(self, stream: trio.testing.MemoryReceiveStream) -> None: ...
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.engine = H2Engine(Role.SERVER, stream_window=65535, connection_window=65535)
+        self._events: deque[Event] = deque()
+
+    async def next(self, *kinds: type[AnyEvent]) -> AnyEvent:
+        """Return the next event of one of these kinds; the others before it are passed over.
+
+        Raises:
+            EOFError: the client has closed the connection before.
+
+        """
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, kinds):
+                    return event
+            await self.flush()
+            data = await self.stream.receive_some()
+            if not data:
+                raise EOFError
+            self._events.extend(self.engine.receive(data))
+
+    async def flush(self) -> None:
+        """Send what has been said."""
+        if data := self.engine.take():
+            await self.stream.send_all(data)
+
+    def head(self, stream_id: int) -> None:
+        """Begin an answer in gRPC."""
+        self.engine.stream(stream_id).send_response(200, [(b"content-type", b"application/grpc+proto")])
+
+    def message(self, stream_id: int, message: Message) -> None:
+        self.engine.stream(stream_id).send_data(pack(message.SerializeToString()))
+
+    def end(self, stream_id: int, status: int = 0) -> None:
+        self.engine.stream(stream_id).end_message([(b"grpc-status", b"%d" % status)])
+
+    def answer(self, stream_id: int, message: Message) -> None:
+        """Answer with one message and OK."""
+        self.head(stream_id)
+        self.message(stream_id, message)
+        self.end(stream_id)
+
+    async def hang_up(self) -> None:
+        await self.stream.aclose()
+
+
+class ScriptedServer:
+    """Takes connections that tests then speak on."""
+
+    def __init__(self) -> None:
+        self._accepted, self._waiting = trio.open_memory_channel[trio.abc.Stream](math.inf)
+        #: While set, connections are refused.
+        self.down = False
+        self.dialled = 0
+
+    async def dial(self) -> trio.abc.Stream:
+        """Make a connection, as a client's pool asks for it."""
+        self.dialled += 1
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise CannotReach(f"cannot reach {AUTHORITY}: connection refused")
+        ours, theirs = trio.testing.memory_stream_pair()
+        self._accepted.send_nowait(ours)
+        return theirs
+
+    async def accept(self) -> Script:
+        """Wait for a connection."""
+        return Script(await self._waiting.receive())
+
+    @asynccontextmanager
+    async def channel(
+        self, dialect: str = "grpc", *, http: str = "2", limits: H2Limits | None = None, most: int = 16
+    ) -> AsyncIterator[Channel]:
+        """Open a channel to this server."""
+        dial = Reconnecting(self.dial)
+        async with background() as nursery:
+            pool: Pool
+            if http == "2":
+                pool = H2Pool(dial, nursery, AUTHORITY, "http", limits or H2Limits())
+            else:
+                pool = H1Pool(dial, nursery, AUTHORITY, most)
+            try:
+                yield Channel(Caller(pool, AUTHORITY, lambda: client_dialect(dialect)))
+            finally:
+                pool.close()

@@ -12,6 +12,10 @@ from tests.interop.target import Target
 GET = f"{expect.UNARY}?encoding=json&message=%7B%22name%22%3A%22{{name}}%22%7D"
 
 
+#: How a client begins that takes the plain port for the TLS port.
+TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(505)
+
+
 def say(target: Target, data: bytes) -> bytes:
     """Send bytes in one go; return all that comes until the server closes."""
     heard = b""

@@ -129,6 +129,9 @@ class MemoryStream(Generic[Received, Sent]):
         self.exchange = exchange or MemoryExchange("/", method="POST")
         self.sent: list[Sent] = []
         self.initial: MetadataLike | None = None
+        #: How many messages the handler asked for, and when it gave up a client that stands still.
+        self.taken = 0
+        self.given_up_at: float | None = None
         self._messages = iter(messages)
 
     @property
@@ -140,8 +143,12 @@ class MemoryStream(Generic[Received, Sent]):
         message = next(self._messages, None)
         if isinstance(message, Exception):
             raise message
+        self.taken += 1
         if isinstance(message, Stall):
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.given_up_at = trio.current_time()
         return message
 
     def __aiter__(self) -> AsyncIterator[Received]:

@@ -9,6 +9,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import BinaryIO
 from urllib.parse import quote
 
 import attrs
@@ -390,7 +391,7 @@ class RemoteStore:
 
 
 class RemoteContent:
-    file = None
+    file: BinaryIO | None = None
 
     def __init__(self, data: bytes, fail_at: int | None) -> None:
         self.size = len(data)
