@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from servers import LOAD_CORE, Server, fawad, peer, serving, stay_on_load_core
 
 from fawa.proto.file.v1.file_pb2 import ReceiveFileRequest
 
-FAWAD, GRPCIO, NGINX = "fawad", "grpcio.aio", "nginx"
+FAWAD, GRPCIO, NGINX, BARE = "fawad", "grpcio.aio", "nginx", "bare socket"
 CHUNKS = {"1 MiB": MIB, "64 KiB": 64 * KIB}
 TARGET, LINK_TARGET = 2.0, 0.8
 LINK, CURL = "signed link", "signed link, curl"
@@ -61,6 +62,18 @@ class Bench:
     def upload(self, server: Server, chunk: int) -> float:
         url = f"http://{server.address}{SEND}"
         return self.loaded(server, h2load(url, body=self.folder / f"upload-{chunk}", headers=GRPC_HEADERS))
+
+    def bare_upload(self, server: Server) -> float:
+        """Send the content over TCP and nothing else."""
+        host, _, port = server.address.partition(":")
+        with (self.folder / "root" / "content.bin").open("rb") as file:
+            started = time.perf_counter()
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendfile(file)
+                connection.shutdown(socket.SHUT_WR)
+                if connection.recv(1) != b".":
+                    raise LoadError(f"{server.name} did not take the file")
+            return time.perf_counter() - started
 
     def download(self, server: Server, key: str, chunk: int) -> float:
         """Download; grpcio.aio answers in chunks of the size asked for, fawad in those of its choice."""
@@ -167,11 +180,12 @@ def measure(options: argparse.Namespace) -> Report:
             write_upload(folder / f"upload-{chunk}", size, chunk)
         bench = Bench(report, folder, size, digest(size))
         for number in range(1, options.rounds + 1):
-            for name in (FAWAD, GRPCIO, NGINX):
+            for name in (FAWAD, GRPCIO, NGINX, BARE):
                 say(f"round {number} of {options.rounds}: {name}")
                 one_server(bench, name)
     for chunk_name in CHUNKS:
         report.compare(f"upload, chunks of {chunk_name}", FAWAD, GRPCIO, TARGET)
+        report.compare(f"upload, chunks of {chunk_name}", FAWAD, BARE)
     for chunk_name in CHUNKS:
         report.compare(f"download, peer's chunks {chunk_name}", FAWAD, GRPCIO, TARGET)
     report.compare(LINK, FAWAD, NGINX, LINK_TARGET)
@@ -187,7 +201,11 @@ def measure(options: argparse.Namespace) -> Report:
 def one_server(bench: Bench, name: str) -> None:
     """Measure one server in a fresh folder."""
     with tempfile.TemporaryDirectory(prefix="server-", dir=bench.folder) as state:
-        if name == NGINX:
+        if name == BARE:
+            with serving(name, peer("on_socket.py", state)) as server:
+                for chunk_name in CHUNKS:
+                    bench.speed(f"upload, chunks of {chunk_name}", server, partial(bench.bare_upload, server))
+        elif name == NGINX:
             with nginx(bench.folder / "root", Path(state)) as server:
                 bench.over_http(server, f"http://{server.address}/content.bin")
         else:

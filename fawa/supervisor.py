@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -114,7 +115,7 @@ def _access(settings: Settings) -> Access | None:
 def _log_access(exchange: Exchange, seconds: float) -> None:
     access_line(
         method=exchange.method,
-        path=exchange.path,
+        path=exchange.shown_path,
         version=exchange.version,
         status=exchange.status,
         seconds=seconds,
@@ -186,6 +187,11 @@ class Supervisor:
         self._call_limits = CallLimits(max_message=settings.limits.max_message)
         most = _allowed_connections(settings.limits.max_connections)
         self._door = FrontDoor(self._root, _door_limits(settings), settings.timeouts.handshake, most)
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections are let in at once."""
+        return self._door.max_connections
 
     @property
     def settings(self) -> Settings:
@@ -289,25 +295,35 @@ class Supervisor:
             if settings.listen is not None:
                 endpoints += await bind(settings.listen.host, settings.listen.port)
             if settings.listen_tls is not None:
-                self._certificate = await self._load_certificate(nursery)
+                self._certificate = tls.CertificateSource(await self._load_certificate())
+                # Leaves alone what is not the development certificate.
+                nursery.start_soon(tls.rotate, self._certificate, self._tls_folder)
                 address = settings.listen_tls
                 endpoints += await bind(address.host, address.port, self._certificate.context)
         except (OSError, tls.TlsError) as error:
             raise StartError(str(error)) from error
         return endpoints
 
-    async def _load_certificate(self, nursery: trio.Nursery) -> tls.CertificateSource:
+    async def _load_certificate(self) -> tls.Certificate:
+        """Return the configured certificate, or the development one.
+
+        Raises:
+            tls.TlsError: it cannot be used.
+
+        """
         cert, key = self.settings.tls.cert, self.settings.tls.key
-        if cert is not None and key is not None:
-            source = tls.CertificateSource(await trio.to_thread.run_sync(tls.load_certificate, cert, key))
-            if warning := source.current.warning(time.time()):
-                _log.warning("certificate", reason=warning)
-            return source
-        folder = self.settings.data_dir / "tls"
-        make = functools.partial(tls.development_certificate, folder, time.time(), socket.gethostname())
-        source = tls.CertificateSource(await trio.to_thread.run_sync(make))
-        nursery.start_soon(tls.rotate, source, folder)
-        return source
+        if cert is None or key is None:
+            name = socket.gethostname()
+            make = functools.partial(tls.development_certificate, self._tls_folder, time.time(), name)
+            return await trio.to_thread.run_sync(make)
+        certificate = await trio.to_thread.run_sync(tls.load_certificate, cert, key)
+        if warning := certificate.warning(time.time()):
+            _log.warning("certificate", reason=warning)
+        return certificate
+
+    @property
+    def _tls_folder(self) -> Path:
+        return self.settings.data_dir / "tls"
 
     def _announce(self, endpoints: Sequence[Endpoint]) -> None:
         plain = [endpoint.address for endpoint in endpoints if endpoint.tls is None]
@@ -329,7 +345,7 @@ class Supervisor:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self._reload()
+                    await self.reload_now()
                 elif self._stop.is_set():
                     _log.warning("stopping at once", signal=signal.Signals(number).name)
                     daemon.cancel()
@@ -337,7 +353,7 @@ class Supervisor:
                     _log.info("stopping", signal=signal.Signals(number).name)
                     self._stop.set()
 
-    async def _reload(self) -> None:
+    async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
         try:
             new = await trio.to_thread.run_sync(self.reload)
@@ -353,10 +369,9 @@ class Supervisor:
         for service in self.services:
             if isinstance(service, FileService):
                 service.settings = _file_settings(new.settings)
-        cert, key = new.settings.tls.cert, new.settings.tls.key
-        if self._certificate is not None and cert is not None and key is not None:
+        if self._certificate is not None:
             try:
-                await self._certificate.reload(cert, key)
+                self._certificate.replace(await self._load_certificate())
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))

@@ -70,10 +70,11 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
     "fawa.supervisor": Room(fawa="fawa", libraries="attrs grpclib structlog trio"),
-    "fawa.cli": Room(fawa="fawa", libraries="attrs rich trio"),
+    "fawa.cli": Room(fawa="fawa", libraries="attrs trio"),
 }
 
 #: Services and backends; other modules know only the interfaces that these fulfil.

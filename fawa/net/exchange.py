@@ -72,6 +72,7 @@ class Exchange(abc.ABC):
         "path",
         "query",
         "scope",
+        "shown_path",
         "status",
         "version",
     )
@@ -80,6 +81,8 @@ class Exchange(abc.ABC):
         self.method = head.method.decode("ascii")
         #: The target up to `?`, still percent-encoded.
         self.path = head.path.decode("latin-1")
+        #: What logs show of the path; a route whose path holds a secret leaves that out.
+        self.shown_path = self.path
         #: The target after `?`, still percent-encoded, without the `?`.
         self.query = head.query.decode("latin-1")
         #: Request headers in order, names in lower case, pseudo-headers taken out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
@@ -21,9 +21,9 @@ class Route:
 
 @attrs.define
 class Router:
-    """Routes by exact path, then by the longest prefix that ends in `/`.
+    """Routes by exact path, else by the path's first segment.
 
-    Services add their routes when they start and take them away when they stop.
+    Services add their routes when they start, and routes that say so when they are away.
     """
 
     #: Answers for paths without a route.
@@ -32,37 +32,26 @@ class Router:
     _prefixes: dict[str, Route] = attrs.field(factory=dict, init=False)
 
     def add(self, routes: Mapping[str, Route]) -> None:
-        """Add routes; a path that ends in `/` is a prefix, but for `/` itself."""
+        """Add routes, replacing those of the same path; `/segment/` stands for all paths below it."""
         for path, route in routes.items():
             (self._prefixes if path.endswith("/") and path != "/" else self._exact)[path] = route
 
-    def remove(self, paths: Iterable[str]) -> None:
-        """Take routes away; paths that are not there are ignored."""
-        for path in paths:
-            self._exact.pop(path, None)
-            self._prefixes.pop(path, None)
-
-    def find(self, path: str) -> Route | None:
-        """Return the route for `path`, or `None`."""
-        route = self._exact.get(path)
-        if route is None and self._prefixes:
-            end = path.rfind("/")
-            while route is None and end >= 0:
-                route = self._prefixes.get(path[: end + 1])
-                end = path.rfind("/", 0, end)
-        return route
-
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one exchange: by its route's handler, or 404 or 405."""
-        route = self.find(exchange.path)
+        path = exchange.path
+        route = self._exact.get(path)
         if route is None:
-            await self.not_found(exchange)
-        elif exchange.method not in route.methods:
-            allow = ", ".join(route.methods)
-            exchange.respond_text(
-                405,
-                f"{exchange.path} takes {allow}, not {exchange.method}",
-                [(b"allow", allow.encode())],
-            )
-        else:
+            prefix = path[: path.find("/", 1) + 1]
+            route = self._prefixes.get(prefix)
+            if route is None:
+                await self.not_found(exchange)
+                return
+            # What follows may be a secret, such as a file's key.
+            exchange.shown_path = f"{prefix}…"
+        if exchange.method in route.methods:
             await route.handle(exchange)
+            return
+        allow = ", ".join(route.methods)
+        exchange.respond_text(
+            405, f"{path} takes {allow}, not {exchange.method}", [(b"allow", allow.encode())]
+        )

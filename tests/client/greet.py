@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import trio
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -36,7 +36,8 @@ ERROR = GRPCError(Status.FAILED_PRECONDITION, "out of\ngreetings: 100 % ü", [Er
 
 async def fail(stream: Stream[Any, Any]) -> None:
     """Fail with metadata on both sides of nothing."""
-    await stream.send_initial_metadata(metadata={"first": "1", "first-bin": b"\0\xff"})
+    first: dict[str, str | bytes] = {"first": "1", "first-bin": b"\0\xff"}
+    await stream.send_initial_metadata(metadata=first)
     await stream.send_trailing_metadata(metadata={"last": "2"})
     raise ERROR
 

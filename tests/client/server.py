@@ -59,8 +59,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Serve RPC implementations and plain routes until the block ends; then every connection breaks."""
     router = Router(serve.not_found)
-    for implementation in implementations:
-        router.add(serve.routes(implementation, CallLimits()))
+    router.add(serve.routes(implementations, CallLimits()))
     router.add(routes or {})
     root = Root(router, Cors(lambda _origin: False), None)
     door = FrontDoor(root, limits or Limits(), handshake_timeout=10.0, max_connections=1000)
@@ -98,7 +97,7 @@ class Script:
             data = await self.stream.receive_some()
             if not data:
                 raise EOFError
-            self._events.extend(self.engine.receive(data))
+            self._events.extend(self.engine.receive(bytes(data)))
 
     async def flush(self) -> None:
         """Send what has been said."""
