@@ -64,13 +64,14 @@ class Running:
     """A supervisor at work."""
 
     supervisor: Supervisor
-    endpoints: list[Endpoint]
+    #: "host:port" of the first listener.
+    address: str = ""
     code: int | None = None
     over: trio.Event = attrs.field(factory=trio.Event)
 
     async def ask(self, request: bytes) -> bytes:
         """Send one request on a connection of its own; return all that comes back."""
-        host, _, port = self.endpoints[0].address.rpartition(":")
+        host, _, port = self.address.rpartition(":")
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             await stream.send_all(request)
             answer = b""
@@ -104,13 +105,14 @@ async def running(loaded: Loaded, *services: Service) -> AsyncIterator[Running]:
     supervisor = Supervisor(loaded, lambda: loaded, services)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            state = Running(supervisor, [])
+            state = Running(supervisor)
 
             async def run(task_status: trio.TaskStatus[list[Endpoint]]) -> None:
                 state.code = await supervisor.run(task_status)
                 state.over.set()
 
-            state.endpoints = await nursery.start(run)
+            endpoints: list[Endpoint] = await nursery.start(run)
+            state.address = endpoints[0].address
             yield state
             if state.code is None:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -178,7 +180,7 @@ async def test_a_service_that_cannot_start_is_told_at_once(tmp_path: Path) -> No
 
 async def test_an_address_in_use_is_told_with_the_address(tmp_path: Path) -> None:
     async with running(settings(tmp_path), Page()) as state:
-        taken = state.endpoints[0].address
+        taken = state.address
         loaded = load(["--data-dir", str(tmp_path), "--listen", taken, "--listen-tls", "off"], {}, tmp_path)
         with pytest.RaisesGroup(
             pytest.RaisesExc(StartError, match=f"cannot listen on {taken}: Address already in use"),
@@ -199,9 +201,10 @@ async def test_a_drain_lets_open_requests_finish(tmp_path: Path) -> None:
         await service.asked.wait()
         os.kill(os.getpid(), signal.SIGTERM)
         await state.wait_status(NOT_SERVING)
-        assert await refuses(state.endpoints[0].address)
+        assert await refuses(state.address)
         assert answers == []
         service.answer.set()
+        await state.over.wait()
     assert answers[0].endswith(b"page\n")
     assert b"connection: close" in answers[0]
     assert state.code == 0
@@ -219,6 +222,7 @@ async def test_the_grace_ends_a_drain(tmp_path: Path) -> None:
         nursery.start_soon(ask)
         await service.asked.wait()
         os.kill(os.getpid(), signal.SIGINT)
+        await state.over.wait()
     assert (answers, state.code) == ([b""], 0)
 
 
@@ -231,6 +235,7 @@ async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         await state.wait_status(NOT_SERVING)
         os.kill(os.getpid(), signal.SIGTERM)
+        await state.over.wait()
 
 
 async def test_reload_changes_what_can_change(tmp_path: Path) -> None:
