@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from content import KIB, MIB, RECEIVE, SEND, FileClient, digest, discard, write_
 from load import GRPC_HEADERS, Load, LoadError, frame, h2load
 from nginx import nginx
 from report import Report, arguments, say
-from servers import LOAD_CORE, Server, fawad, peer, serving, stay_on_load_core
+from servers import EVERY_CORE, ONE_CORE, SERVER_CORES, Server, fawad, peer, serving, stay_on_load_core
 
 from fawa.proto.file.v1.file_pb2 import ReceiveFileRequest
 
@@ -44,6 +44,8 @@ class Bench:
     folder: Path
     size: int
     digest: bytes
+    #: The servers' cores.
+    cores: Collection[int]
 
     def speed(self, what: str, server: Server, move: Callable[[], float]) -> None:
         """Record the MB/s of `move`, which returns its seconds, and the server's CPU time for it."""
@@ -145,6 +147,9 @@ def main() -> int:
     parser.add_argument(
         "--dir", type=Path, help="where to work; default /dev/shm if it has room, so that no disk is measured"
     )
+    parser.add_argument(
+        "--every-core", action="store_true", help="servers may use every core, not only the first one"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.size = 1, 16
@@ -167,10 +172,15 @@ def roomy(options: argparse.Namespace) -> Path:
 def measure(options: argparse.Namespace) -> Report:
     place = roomy(options)
     size = options.size * MIB
-    settings = {"rounds": options.rounds, "MiB": options.size, "folder": str(place)}
+    settings = {
+        "rounds": options.rounds,
+        "MiB": options.size,
+        "folder": str(place),
+        "cores": "every" if options.every_core else "one",
+    }
     report = Report("bench/files.py: fawad's files beside grpcio.aio and nginx", settings)
-    if LOAD_CORE is None:
-        report.note("one core only: servers and load client shared it")
+    if len(EVERY_CORE) == 1:
+        report.note(ONE_CORE)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fawa-bench-", dir=place)))
         say(f"preparing {options.size} MiB in {folder}")
@@ -178,7 +188,7 @@ def measure(options: argparse.Namespace) -> Report:
         write_content(folder / "root" / "content.bin", size)
         for chunk in CHUNKS.values():
             write_upload(folder / f"upload-{chunk}", size, chunk)
-        bench = Bench(report, folder, size, digest(size))
+        bench = Bench(report, folder, size, digest(size), EVERY_CORE if options.every_core else SERVER_CORES)
         for number in range(1, options.rounds + 1):
             for name in (FAWAD, GRPCIO, NGINX, BARE):
                 say(f"round {number} of {options.rounds}: {name}")
@@ -202,15 +212,15 @@ def one_server(bench: Bench, name: str) -> None:
     """Measure one server in a fresh folder."""
     with tempfile.TemporaryDirectory(prefix="server-", dir=bench.folder) as state:
         if name == BARE:
-            with serving(name, peer("on_socket.py", state)) as server:
+            with serving(name, peer("on_socket.py", state), cores=bench.cores) as server:
                 for chunk_name in CHUNKS:
                     bench.speed(f"upload, chunks of {chunk_name}", server, partial(bench.bare_upload, server))
         elif name == NGINX:
-            with nginx(bench.folder / "root", Path(state)) as server:
+            with nginx(bench.folder / "root", Path(state), cores=bench.cores) as server:
                 bench.over_http(server, f"http://{server.address}/content.bin")
         else:
             command = fawad(Path(state)) if name == FAWAD else peer("on_grpcio.py", state)
-            with serving(name, command) as server:
+            with serving(name, command, cores=bench.cores) as server:
                 bench.over_grpc(server)
         os.sync()
 

@@ -6,11 +6,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from servers import SERVER_CORE, Server, StartError, pin, stop
+from servers import SERVER_CORES, Server, StartError, pin, stop
 
 _CONFIGURATION = """
 daemon off;
@@ -37,7 +37,7 @@ http {{
 
 
 @contextmanager
-def nginx(root: Path, state: Path, *, core: int | None = SERVER_CORE) -> Iterator[Server]:
+def nginx(root: Path, state: Path, *, cores: Collection[int] = SERVER_CORES) -> Iterator[Server]:
     """Serve the files in `root`; `state` is an existing folder for its own.
 
     Raises:
@@ -54,7 +54,7 @@ def nginx(root: Path, state: Path, *, core: int | None = SERVER_CORE) -> Iterato
     started = time.perf_counter()
     command = [executable, "-e", str(state / "error.log"), "-p", str(state), "-c", str(settings)]
     process = subprocess.Popen(
-        pin(command, core), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+        pin(command, cores), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     )
     try:
         while not _listens(port):

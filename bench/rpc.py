@@ -20,7 +20,7 @@ import attrs
 import grpc  # type: ignore[import-untyped]
 from load import GRPC_HEADERS, JSON_HEADERS, PER_CONNECTION, Load, frame, h2load
 from report import Report, arguments, say
-from servers import LOAD_CORE, Server, fawad, peer, serving, stay_on_load_core
+from servers import EVERY_CORE, ONE_CORE, Server, fawad, peer, serving, stay_on_load_core
 
 from fawa.proto.greet.v1.greet_pb2 import (
     GreetBidiStreamRequest,
@@ -87,8 +87,8 @@ def main() -> int:
 
 def measure(plan: Plan, options: argparse.Namespace) -> Report:
     report = Report("bench/rpc.py: fawad beside Python's gRPC servers", attrs.asdict(plan))
-    if LOAD_CORE is None:
-        report.note("one core only: servers and load client shared it")
+    if len(EVERY_CORE) == 1:
+        report.note(ONE_CORE)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fawa-bench-")))
         bodies = Bodies.write(folder, plan)

@@ -14,15 +14,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
 PEERS = Path(__file__).with_name("peers")
-#: The servers' core and the load's core; `None` where the machine has only one.
-SERVER_CORE, LOAD_CORE = (0, 1) if len(os.sched_getaffinity(0)) > 1 else (None, None)
+#: Cores that this run may use at all, those of the servers, and those of the load.
+EVERY_CORE = frozenset(os.sched_getaffinity(0))
+SERVER_CORES, LOAD_CORES = EVERY_CORE, EVERY_CORE
+if len(EVERY_CORE) > 1:
+    SERVER_CORES, LOAD_CORES = ({core} for core in sorted(EVERY_CORE)[:2])
+#: Said in a report where it is so.
+ONE_CORE = "one core only: servers and load client shared it"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -90,20 +95,19 @@ def peer(script: str, *args: str) -> list[str]:
     return [sys.executable, str(PEERS / script), *args]
 
 
-def pin(command: Sequence[str], core: int | None) -> list[str]:
-    """Return the command that runs `command` on one core only."""
-    return list(command) if core is None else ["taskset", "--cpu-list", str(core), *command]
+def pin(command: Sequence[str], cores: Collection[int]) -> list[str]:
+    """Return the command that runs `command` on these cores only."""
+    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
 
 
 def stay_on_load_core() -> None:
     """Move this process, and every child that is not pinned elsewhere, to the load's core."""
-    if LOAD_CORE is not None:
-        os.sched_setaffinity(0, {LOAD_CORE})
+    os.sched_setaffinity(0, LOAD_CORES)
 
 
 @contextmanager
 def serving(
-    name: str, command: Sequence[str], *, core: int | None = SERVER_CORE, patience: float = 30
+    name: str, command: Sequence[str], *, cores: Collection[int] = SERVER_CORES, patience: float = 30
 ) -> Iterator[Server]:
     """Run a server for the time of the block; it is terminated, or killed after 10 s, at its end.
 
@@ -114,7 +118,7 @@ def serving(
     """
     started = time.perf_counter()
     process = subprocess.Popen(
-        pin(command, core),
+        pin(command, cores),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

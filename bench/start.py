@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from report import Report, arguments, say
-from servers import fawad, peer, serving, tool
+from servers import EVERY_CORE, fawad, peer, serving, tool
 
 READY, READY_DEFAULT, HELP = "ready", "ready, TLS with a new certificate", "--help"
 FAWAD, FAWA, PYTHON, GRPCLIB, GRPCIO = "fawad", "fawa", "python -c pass", "grpclib on uvloop", "grpcio.aio"
@@ -61,7 +61,7 @@ def ready(name: str, *extra: str) -> float:
             GRPCLIB: peer("on_grpclib.py"),
             GRPCIO: peer("on_grpcio.py", folder),
         }
-        with serving(name, commands[name], core=None) as server:
+        with serving(name, commands[name], cores=EVERY_CORE) as server:
             return server.startup
 
 

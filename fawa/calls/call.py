@@ -77,6 +77,15 @@ class Call(Generic[Received, Sent]):
         return self._dialect.metadata
 
     @property
+    def compress(self) -> bool:
+        """Whether messages may be sent compressed; handlers whose content does not compress say `False`."""
+        return self._dialect.compress
+
+    @compress.setter
+    def compress(self, value: bool) -> None:
+        self._dialect.compress = value
+
+    @property
     def user_agent(self) -> str | None:
         """The client's user agent, if it said so."""
         value = self.exchange.header(b"user-agent")

@@ -41,7 +41,7 @@ def _answer(request: Any, names: ServiceNames, pb2: ModuleType) -> Any:
             case "file_by_filename":
                 _add_files(response, _POOL.FindFileByName(request.file_by_filename))
             case "file_containing_symbol":
-                _add_files(response, _POOL.FindFileContainingSymbol(request.file_containing_symbol))
+                _add_files(response, _file_with(request.file_containing_symbol))
             case "file_containing_extension":
                 asked = request.file_containing_extension
                 extended = _POOL.FindMessageTypeByName(asked.containing_type)
@@ -59,6 +59,21 @@ def _answer(request: Any, names: ServiceNames, pb2: ModuleType) -> Any:
     except KeyError:
         _fail(response, Status.NOT_FOUND, f"{kind}: there is no {getattr(request, kind)!s}")
     return response
+
+
+def _file_with(symbol: str) -> FileDescriptor:
+    """Return the file that defines a symbol.
+
+    Raises:
+        KeyError: none does.
+
+    """
+    try:
+        return _POOL.FindFileContainingSymbol(symbol)
+    except KeyError:
+        # The pool knows services, but not their methods, as symbols.
+        service, _, method = symbol.rpartition(".")
+        return _POOL.FindServiceByName(service).methods_by_name[method].containing_service.file
 
 
 def _fail(response: Any, status: Status, text: str) -> None:

@@ -17,7 +17,7 @@ import attrs
 
 #: The longest piece `Content.read` gives, in bytes: large enough to hide the cost of fetching it, small
 #: enough for one message (clients refuse messages above 4 MiB) and for many readers at once.
-PIECE: Final = 256 * 1024
+PIECE: Final = 512 * 1024
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import ssl
 from collections import deque
@@ -102,7 +103,9 @@ class Script:
     async def flush(self) -> None:
         """Send what has been said."""
         if data := self.engine.take():
-            await self.stream.send_all(data)
+            # What has been sent by a client that is gone can still be read.
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self.stream.send_all(data)
 
     def head(self, stream_id: int) -> None:
         """Begin an answer in gRPC."""

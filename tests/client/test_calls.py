@@ -205,15 +205,18 @@ async def test_a_sender_learns_that_the_server_has_failed_the_call(connecting: C
         await stream.recv_message()
         raise ERROR
 
-    async with serving(Greeter(client_stream=refuse)) as server, connecting(server.url) as channel:
-        async with channel.client_stream(GREET_CLIENT_STREAM) as many:
-            # At the latest when windows and sockets are full.
-            with pytest.raises(CallFailed, match="out of"):  # noqa: PT012
-                for _ in range(100):
-                    await many.send(GreetClientStreamRequest(name="x" * 1_000_000))
-            # And it is told the same however it asks.
-            with pytest.raises(CallFailed, match="out of"):
-                await many.reply()
+    async with (
+        serving(Greeter(client_stream=refuse)) as server,
+        connecting(server.url) as channel,
+        channel.client_stream(GREET_CLIENT_STREAM) as many,
+    ):
+        # At the latest when windows and sockets are full.
+        with pytest.raises(CallFailed, match="out of"):  # noqa: PT012
+            for _ in range(100):
+                await many.send(GreetClientStreamRequest(name="x" * 1_000_000))
+        # And it is told the same however it asks.
+        with pytest.raises(CallFailed, match="out of"):
+            await many.reply()
 
 
 @pytest.mark.parametrize("compress", [False, True])

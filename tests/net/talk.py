@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import attrs
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import h11
 import trio
 import trio.testing
@@ -27,6 +29,7 @@ PEER = Peer("192.0.2.1:4711", "http")
 #: Limits without the time they take to be reached where a test is not about them.
 LIMITS = Limits()
 
+Event = h2.events.Event
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -63,14 +66,6 @@ CHUNKINGS: st.SearchStrategy[list[int]] = st.one_of(
 
 
 @attrs.define
-class Watched:
-    """A stream whose other end can be told from outside to stop taking bytes."""
-
-    near: trio.abc.HalfCloseableStream
-    far: trio.abc.HalfCloseableStream
-
-
-@attrs.define
 class Line:
     """A connection under test, and the client's end of it."""
 
@@ -88,9 +83,10 @@ class Line:
         return self.conn
 
     async def send(self, data: bytes, sizes: Sequence[int] = ()) -> None:
-        """Send bytes in pieces; each arrives by itself."""
+        """Send bytes in pieces; each arrives by itself. What the server no longer reads is lost."""
         for piece in pieces(data, sizes):
-            await self.stream.send_all(piece)
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.send_all(piece)
             await settle()
 
     async def say(self, data: bytes, sizes: Sequence[int] = ()) -> bytes:
@@ -124,6 +120,7 @@ class Line:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass
         self.ended = True
+        await trio.aclose_forcefully(self.stream)
 
 
 Pair = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]
@@ -208,7 +205,7 @@ class Answer:
     status: int
     headers: Headers
     body: bytes = b""
-    trailers: Headers = []  # noqa: RUF012
+    trailers: Headers = attrs.field(factory=list)
     #: Interim responses that came before.
     interim: tuple[int, ...] = ()
 
@@ -298,7 +295,7 @@ class H2Client:
     window: int = 65535
     h2: h2.connection.H2Connection = attrs.field(init=False)
     streams: dict[int, Stream] = attrs.field(factory=dict, init=False)
-    events: list[h2.events.Event] = attrs.field(factory=list, init=False)
+    events: list[Event] = attrs.field(factory=list, init=False)
     #: Last stream ids of the GOAWAYs received, and the error code of the last.
     goaways: list[int] = attrs.field(factory=list, init=False)
     goaway_code: int | None = attrs.field(default=None, init=False)
@@ -329,7 +326,7 @@ class H2Client:
         for event in self.h2.receive_data(data):
             self._note(event)
 
-    def _note(self, event: h2.events.Event) -> None:
+    def _note(self, event: Event) -> None:
         self.events.append(event)
         match event:
             case h2.events.ResponseReceived():
@@ -349,6 +346,8 @@ class H2Client:
             case h2.events.StreamReset() if event.remote_reset:
                 self.streams[event.stream_id].reset = int(event.error_code)
             case h2.events.ConnectionTerminated():
+                assert event.last_stream_id is not None
+                assert event.error_code is not None
                 self.goaways.append(event.last_stream_id)
                 self.goaway_code = int(event.error_code)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from fawa.net.connection import Limits
 from fawa.net.exchange import Disconnected, Exchange
 from fawa.net.http1 import H1Connection
 from tests.net.talk import (
@@ -162,7 +162,9 @@ async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
 
 async def test_http_1_0_keeps_the_connection_where_it_asks_to() -> None:
     async with line(H1Connection, tell) as talk:
-        [answer] = h11_answers(await talk.say(request("/a", "GET", "connection: keep-alive", version="1.0")), ["GET"])
+        [answer] = h11_answers(
+            await talk.say(request("/a", "GET", "connection: keep-alive", version="1.0")), ["GET"]
+        )
         assert answer.header(b"connection") is None
         await talk.send(request("/b", version="1.0"))
         assert talk.ended
@@ -180,7 +182,7 @@ async def test_who_waits_for_100_continue_gets_it_when_the_body_is_wanted() -> N
         assert await talk.say(EXPECTING) == b"HTTP/1.1 100 Continue\r\n\r\n"
         await talk.send(BODY)
         [answer] = heard(talk, "POST")
-        assert (answer.status, answer.interim, answer.header(b"length")) == (200, (100,), b"100")
+        assert (answer.status, answer.interim, answer.header(b"length")) == (200, (), b"100")
         assert h11_answers(await talk.say(request("/again")), ["GET"])[0].body == b"/again"
 
 
@@ -255,8 +257,9 @@ async def test_a_body_thrown_away_that_turns_out_malformed_ends_without_a_second
         assert [a.body for a in heard(talk, "POST")] == [b"/a"]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_body_thrown_away_that_never_comes_ends_without_a_second_answer() -> None:
+async def test_a_body_thrown_away_that_never_comes_ends_without_a_second_answer(
+    autojump_clock: MockClock,
+) -> None:
     async with line(H1Connection, ignore) as talk:
         await talk.send(request("/a", "POST", "content-length: 6") + b"abc")
         await trio.sleep(59)
@@ -293,8 +296,7 @@ async def test_a_client_that_sends_all_and_closes_its_side_at_once() -> None:
         assert [a.body for a in heard(talk, "GET", "POST")] == [b"/a", b"/b"]
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_half_closed_client_does_not_hold_a_call_for_ever() -> None:
+async def test_a_half_closed_client_does_not_hold_a_call_for_ever(autojump_clock: MockClock) -> None:
     outcome: list[str] = []
 
     async def endless(exchange: Exchange) -> None:
@@ -390,7 +392,7 @@ async def test_drain_closes_an_idle_connection_at_once() -> None:
         talk.conn.start_drain()
         await settle()
         assert talk.ended
-        assert heard(talk, "GET")[0].status == 200
+        assert talk.take() == b""
 
 
 @pytest.mark.parametrize("handler", [ignore, stream])
@@ -505,5 +507,3 @@ async def test_a_trailer_cannot_smuggle_a_response() -> None:
         await talk.send(request("/a"))
         assert talk.ended
         assert talk.take().count(b"HTTP/1.1") == 1
-
-

@@ -35,7 +35,7 @@ MetadataOpener = Callable[[], AbstractAsyncContextManager[MetadataStore]]
 KEY = "aebagbafaydqqcik"
 
 #: Several pieces and a bit: what takes more than one step in any backend.
-LONG = random.Random(1).randbytes(9 * PIECE + 1)
+LONG = random.Random(1).randbytes(5 * PIECE + 1)
 
 
 def make_record(key: str = KEY, **changes: Any) -> FileRecord:
