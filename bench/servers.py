@@ -25,7 +25,7 @@ PEERS = Path(__file__).with_name("peers")
 EVERY_CORE = frozenset(os.sched_getaffinity(0))
 SERVER_CORES, LOAD_CORES = EVERY_CORE, EVERY_CORE
 if len(EVERY_CORE) > 1:
-    SERVER_CORES, LOAD_CORES = ({core} for core in sorted(EVERY_CORE)[:2])
+    SERVER_CORES, LOAD_CORES = (frozenset({core}) for core in sorted(EVERY_CORE)[:2])
 #: Said in a report where it is so.
 ONE_CORE = "one core only: servers and load client shared it"
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -108,7 +108,7 @@ class Call(Generic[Received, Sent]):
         while not self._ended and (not inbox or not self._method.kind.client_streaming):
             if data := await self.exchange.receive():
                 inbox.extend(self._dialect.feed(data))
-            else:
+            if self.exchange.body_over:
                 self._ended = True
                 inbox.extend(self._dialect.feed_end())
         if not inbox:

@@ -100,31 +100,33 @@ class Endpoint:
         if self.method.kind.client_streaming:
             # People type, boards rest: only a call of one request message must keep its body coming.
             exchange.body_timeout = math.inf
-        error = dialect.refusal or await self._run(call, dialect.timeout)
+        error = dialect.refusal
+        if error is None:
+            try:
+                if dialect.timeout is None:
+                    await self.handler(call)
+                else:
+                    error = await self._run_until(call, dialect.timeout)
+            except GRPCError as said:
+                error = said
+            except Disconnected:
+                raise
+            except BodyTimeout as late:
+                error = GRPCError(Status.DEADLINE_EXCEEDED, str(late))
+            except Exception:
+                _log.exception("%s failed", self.method.path)
+                error = GRPCError(Status.INTERNAL, _INTERNAL)
         try:
             call.end(error)
         except ValueError:
             _log.exception("%s left trailing metadata that cannot be sent", self.method.path)
             answer(exchange, dialect, Status.INTERNAL, _INTERNAL)
 
-    async def _run(self, call: Call[Any, Any], timeout: float | None) -> GRPCError | None:
-        """Run the handler; returns the error the call ends with, or `None`."""
-        try:
-            if timeout is None:
-                await self.handler(call)
-            else:
-                call.deadline = Deadline(trio.current_time() + timeout)
-                with trio.CancelScope(deadline=call.deadline.at) as scope:
-                    await self.handler(call)
-                if scope.cancelled_caught:
-                    return GRPCError(Status.DEADLINE_EXCEEDED, f"the deadline of {timeout:g} s has passed")
-        except GRPCError as error:
-            return error
-        except Disconnected:
-            raise
-        except BodyTimeout as error:
-            return GRPCError(Status.DEADLINE_EXCEEDED, str(error))
-        except Exception:
-            _log.exception("%s failed", self.method.path)
-            return GRPCError(Status.INTERNAL, _INTERNAL)
+    async def _run_until(self, call: Call[Any, Any], timeout: float) -> GRPCError | None:
+        """Run the handler for at most `timeout` seconds."""
+        call.deadline = Deadline(trio.current_time() + timeout)
+        with trio.CancelScope(deadline=call.deadline.at) as scope:
+            await self.handler(call)
+        if scope.cancelled_caught:
+            return GRPCError(Status.DEADLINE_EXCEEDED, f"the deadline of {timeout:g} s has passed")
         return None

@@ -179,8 +179,12 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         while self._unanswered > READ_UNANSWERED:
             await self._progress.park()
 
+    def owes(self, exchange: AnyExchange) -> bool:
+        """Whether the peer's flow control holds back a part of a finished response."""
+        return False
+
     async def see_off(self, exchange: AnyExchange) -> None:
-        """Wait until the peer's flow control has let a whole response pass."""
+        """Wait until the peer's flow control has let the response pass."""
 
     # Tasks.
 
@@ -262,7 +266,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 # Of requests that a client sends ahead without reading the answers.
                 await self.wait_room(lambda: self.queued < HIGH_WATER, lambda: self.writes)
             await self._app(exchange)
-            await self.see_off(exchange)
+            if self.owes(exchange):
+                await self.see_off(exchange)
         except Disconnected:
             exchange.abort()
 
@@ -286,7 +291,9 @@ class Connection(abc.ABC, Generic[AnyExchange]):
     def set_deadline(self, at: float) -> None:
         """Give up on the peer at `at` on trio's clock; costs nothing while it only moves later."""
         self._deadline = at
-        self._timer.deadline = min(self._timer.deadline, at)
+        if at < self._timer_at:  # reading trio's own deadline costs more than a call may
+            self._timer_at = at
+            self._timer.deadline = at
 
     async def _watch_deadline(self) -> None:
         while not self._ending:

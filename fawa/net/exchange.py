@@ -149,6 +149,11 @@ class Exchange(abc.ABC):
 
         """
 
+    @property
+    @abc.abstractmethod
+    def body_over(self) -> bool:
+        """Whether `receive` has returned the whole request body."""
+
     @abc.abstractmethod
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         """Start the response; `end` says that neither body nor trailers follow.

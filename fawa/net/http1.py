@@ -90,6 +90,10 @@ class H1Exchange(Exchange):
         self._conn.read_on()
         return data
 
+    @property
+    def body_over(self) -> bool:
+        return self.ended and not self._pieces
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
         self._conn.engine.start(

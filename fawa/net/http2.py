@@ -112,6 +112,10 @@ class H2Exchange(Exchange):
         self.buffered = 0
         return data
 
+    @property
+    def body_over(self) -> bool:
+        return self._ended and not self._pieces
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
         self._stream.send_response(
@@ -147,16 +151,20 @@ class H2Exchange(Exchange):
         async for piece in read_pieces(file, offset, count):
             await self.send(piece)
 
+    @property
+    def owes(self) -> bool:
+        """Whether the peer's window holds back a part of the finished response."""
+        return bool(self._finished and self._stream.pending_bytes and self.id in self._conn.exchanges)
+
     async def see_off(self) -> None:
         """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
         conn = self._conn
-        if self._finished and self._stream.pending_bytes and self.id in conn.exchanges:
-            try:
-                await conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
-            except Disconnected:
-                if not conn.lost:
-                    self._stream.reset(H2ErrorCode.CANCEL)
-                    conn.wake_writer()
+        try:
+            await conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
+        except Disconnected:
+            if not conn.lost:
+                self._stream.reset(H2ErrorCode.CANCEL)
+                conn.wake_writer()
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()
@@ -273,6 +281,9 @@ class H2Connection(Connection[H2Exchange]):
         self.exchanges.pop(exchange.id, None)
         if not self.exchanges:
             self._rest_for_a_while()
+
+    def owes(self, exchange: H2Exchange) -> bool:
+        return exchange.owes
 
     async def see_off(self, exchange: H2Exchange) -> None:
         await exchange.see_off()

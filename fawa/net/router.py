@@ -18,6 +18,12 @@ class Route:
     methods: tuple[str, ...]
     handle: Handle
 
+    async def refuse(self, exchange: Exchange) -> None:
+        """Answer a method that the route does not take."""
+        allow = ", ".join(self.methods)
+        text = f"{exchange.path} takes {allow}, not {exchange.method}"
+        exchange.respond_text(405, text, [(b"allow", allow.encode())])
+
 
 @attrs.define
 class Router:
@@ -36,22 +42,15 @@ class Router:
         for path, route in routes.items():
             (self._prefixes if path.endswith("/") and path != "/" else self._exact)[path] = route
 
-    async def __call__(self, exchange: Exchange) -> None:
-        """Answer one exchange: by its route's handler, or 404 or 405."""
+    def handler(self, exchange: Exchange) -> Handle:
+        """Return what answers an exchange: its route's handler, or one that says 404 or 405."""
         path = exchange.path
         route = self._exact.get(path)
         if route is None:
             prefix = path[: path.find("/", 1) + 1]
             route = self._prefixes.get(prefix)
             if route is None:
-                await self.not_found(exchange)
-                return
+                return self.not_found
             # What follows may be a secret, such as a file's key.
             exchange.shown_path = f"{prefix}…"
-        if exchange.method in route.methods:
-            await route.handle(exchange)
-            return
-        allow = ", ".join(route.methods)
-        exchange.respond_text(
-            405, f"{path} takes {allow}, not {exchange.method}", [(b"allow", allow.encode())]
-        )
+        return route.handle if exchange.method in route.methods else route.refuse

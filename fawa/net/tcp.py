@@ -47,7 +47,7 @@ class Root:
         began = time.monotonic()
         try:
             if self.cors.admit(exchange):
-                await self.router(exchange)
+                await self.router.handler(exchange)(exchange)
         except Disconnected as error:
             exchange.abort()
             exchange.label = exchange.label or str(error)

@@ -142,9 +142,7 @@ class _Part:
         publish_file(self.path, target)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        os.close(self._fd)
 
     def discard(self) -> None:
         self.close()

@@ -72,8 +72,7 @@ class Line:
     conn: H1Connection | H2Connection
     stream: trio.abc.HalfCloseableStream
     received: bytearray = attrs.field(factory=bytearray)
-    #: The server has ended the connection.
-    ended: bool = False
+    _ended: bool = False
     #: Whether the client reads; `reading` is waited for while it does not.
     _may_read: trio.Event = attrs.field(factory=trio.Event)
 
@@ -101,6 +100,10 @@ class Line:
         self.received.clear()
         return data
 
+    def ended(self) -> bool:
+        """Whether the server has ended the connection."""
+        return self._ended
+
     def start_reading(self) -> None:
         self._may_read.set()
 
@@ -119,7 +122,7 @@ class Line:
                 self.received += data
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass
-        self.ended = True
+        self._ended = True
         await trio.aclose_forcefully(self.stream)
 
 

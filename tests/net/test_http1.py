@@ -42,7 +42,7 @@ async def stream(exchange: Exchange) -> None:
 
 
 def heard(talk: Line, *methods: str) -> list[Answer]:
-    return h11_answers(talk.take(), methods, ended=talk.ended)
+    return h11_answers(talk.take(), methods, ended=talk.ended())
 
 
 async def test_a_connection_serves_one_request_after_another() -> None:
@@ -52,7 +52,7 @@ async def test_a_connection_serves_one_request_after_another() -> None:
             assert (answer.status, answer.body) == (200, b"/%d" % number)
         [answer] = h11_answers(await talk.say(request("/p", "POST", body=BODY)), ["POST"])
         assert answer.header(b"length") == b"100"
-        assert not talk.ended
+        assert not talk.ended()
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [7, 3, 50]])
@@ -154,7 +154,7 @@ async def test_empty_pieces_do_not_end_a_chunked_body() -> None:
 async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
     async with line(H1Connection, stream) as talk:
         await talk.send(request(version="1.0"))
-        assert talk.ended
+        assert talk.ended()
         assert b"transfer-encoding" not in talk.received
         [answer] = heard(talk, "GET")
         assert (answer.body, answer.trailers) == (b"one two three", [])
@@ -167,7 +167,7 @@ async def test_http_1_0_keeps_the_connection_where_it_asks_to() -> None:
         )
         assert answer.header(b"connection") is None
         await talk.send(request("/b", version="1.0"))
-        assert talk.ended
+        assert talk.ended()
         assert heard(talk, "GET")[0].header(b"connection") == b"close"
 
 
@@ -201,7 +201,7 @@ async def test_a_body_that_is_not_wanted_is_refused_before_it_is_sent() -> None:
         await talk.send(EXPECTING)
         [answer] = heard(talk, "POST")
         assert (answer.status, answer.interim) == (413, ())
-        assert talk.ended  # nobody knows whether what comes next is the body
+        assert talk.ended()  # nobody knows whether what comes next is the body
 
 
 async def test_http_1_0_cannot_expect() -> None:
@@ -245,7 +245,7 @@ async def test_a_large_unread_body_ends_the_connection() -> None:
     async with line(H1Connection, ignore) as talk:
         await talk.send(request("/a", "POST", "content-length: 10000000"))
         await talk.send(bytes(300_000))
-        assert talk.ended
+        assert talk.ended()
         assert [a.body for a in heard(talk, "POST")] == [b"/a"]
 
 
@@ -253,7 +253,7 @@ async def test_a_body_thrown_away_that_turns_out_malformed_ends_without_a_second
     async with line(H1Connection, ignore) as talk:
         await talk.send(request("/a", "POST", "transfer-encoding: chunked"))
         await talk.send(b"5\r\nabcdeXX\r\n")
-        assert talk.ended
+        assert talk.ended()
         assert [a.body for a in heard(talk, "POST")] == [b"/a"]
 
 
@@ -263,9 +263,9 @@ async def test_a_body_thrown_away_that_never_comes_ends_without_a_second_answer(
     async with line(H1Connection, ignore) as talk:
         await talk.send(request("/a", "POST", "content-length: 6") + b"abc")
         await trio.sleep(59)
-        assert not talk.ended
+        assert not talk.ended()
         await trio.sleep(5)
-        assert talk.ended
+        assert talk.ended()
         assert [a.body for a in heard(talk, "POST")] == [b"/a"]
 
 
@@ -284,7 +284,7 @@ async def test_a_client_that_closes_its_side_still_gets_its_answer() -> None:
         await talk.half_close()
         go.set()
         await settle()
-        assert talk.ended
+        assert talk.ended()
         assert [a.body for a in heard(talk, "GET", "GET")] == [b"/a", b"/b"]
 
 
@@ -292,7 +292,7 @@ async def test_a_client_that_sends_all_and_closes_its_side_at_once() -> None:
     async with line(H1Connection, tell) as talk:
         await talk.stream.send_all(request("/a") + request("/b", "POST", body=BODY) + b"GET /c")
         await talk.half_close()
-        assert talk.ended
+        assert talk.ended()
         assert [a.body for a in heard(talk, "GET", "POST")] == [b"/a", b"/b"]
 
 
@@ -309,7 +309,7 @@ async def test_a_half_closed_client_does_not_hold_a_call_for_ever(autojump_clock
         await talk.send(request("/a") + request("/b"))
         await talk.half_close()
         await trio.sleep(10)
-        assert talk.ended
+        assert talk.ended()
         assert outcome == ["/a"]
 
 
@@ -329,7 +329,7 @@ async def test_a_client_that_goes_in_mid_body_cancels_the_call(begun: bool) -> N
     async with line(H1Connection, read) as talk:
         await talk.send(request("/a", "POST", "content-length: 100") + b"abc")
         await talk.half_close()
-        assert talk.ended
+        assert talk.ended()
         assert len(outcome) == 1
         assert isinstance(outcome[0], (trio.Cancelled, Disconnected))
 
@@ -374,12 +374,12 @@ async def test_a_client_that_breaks_the_connection_cancels_the_call() -> None:
 async def test_who_asks_for_close_gets_it() -> None:
     async with line(H1Connection, tell) as talk:
         await talk.send(request("/a", "GET", "connection: close") + request("/b"))
-        assert talk.ended
+        assert talk.ended()
         [answer] = heard(talk, "GET")
         assert (answer.body, answer.header(b"connection")) == (b"/a", b"close")
     async with line(H1Connection, stream) as talk:
         await talk.send(request("/a", "GET", "connection: close"))
-        assert talk.ended
+        assert talk.ended()
         assert heard(talk, "GET")[0].header(b"connection") == b"close"
 
 
@@ -391,7 +391,7 @@ async def test_drain_closes_an_idle_connection_at_once() -> None:
         await talk.say(request("/a"))
         talk.conn.start_drain()
         await settle()
-        assert talk.ended
+        assert talk.ended()
         assert talk.take() == b""
 
 
@@ -407,10 +407,10 @@ async def test_drain_lets_the_call_finish_and_says_close(handler: object) -> Non
         await talk.send(request("/a"))
         talk.conn.start_drain()
         await settle()
-        assert not talk.ended
+        assert not talk.ended()
         go.set()
         await settle()
-        assert talk.ended
+        assert talk.ended()
         [answer] = heard(talk, "GET")
         assert (answer.status, answer.header(b"connection")) == (200, b"close")
 
@@ -428,7 +428,7 @@ async def test_drain_after_the_head_is_out_closes_behind_the_answer() -> None:
         talk.conn.start_drain()
         go.set()
         await settle()
-        assert talk.ended
+        assert talk.ended()
         assert len(heard(talk, "GET")) == 1
 
 
@@ -443,7 +443,7 @@ async def test_a_body_longer_than_declared_is_broken_off() -> None:
 
     async with line(H1Connection, too_long) as talk:
         await talk.send(request("/a") + request("/b"))
-        assert talk.ended
+        assert talk.ended()
         assert talk.take().endswith(b"\r\n\r\nab")
 
 
@@ -455,7 +455,7 @@ async def test_a_body_shorter_than_declared_is_broken_off() -> None:
 
     async with line(H1Connection, too_short) as talk:
         await talk.send(request("/a") + request("/b"))
-        assert talk.ended
+        assert talk.ended()
         assert talk.take().endswith(b"\r\n\r\nab")
 
 
@@ -467,7 +467,7 @@ async def test_a_chunked_body_that_breaks_off_has_no_end() -> None:
 
     async with line(H1Connection, fails) as talk:
         await talk.send(request("/a"))
-        assert talk.ended
+        assert talk.ended()
         assert talk.take().endswith(b"2\r\nab\r\n")
 
 
@@ -477,7 +477,7 @@ async def test_an_application_that_answers_nothing_ends_the_connection() -> None
 
     async with line(H1Connection, nothing) as talk:
         await talk.send(request("/a") + request("/b"))
-        assert talk.ended
+        assert talk.ended()
         assert talk.take() == b""
 
 
@@ -505,5 +505,5 @@ async def test_a_trailer_cannot_smuggle_a_response() -> None:
 
     async with line(H1Connection, inject) as talk:
         await talk.send(request("/a"))
-        assert talk.ended
+        assert talk.ended()
         assert talk.take().count(b"HTTP/1.1") == 1

@@ -73,6 +73,10 @@ class MemoryExchange(Exchange):
     async def receive(self) -> bytes:
         return b""
 
+    @property
+    def body_over(self) -> bool:
+        return True
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         assert self.status == 0, "a response was started twice"
         for name, value in headers:
@@ -128,6 +132,8 @@ class MemoryStream(Generic[Received, Sent]):
     ) -> None:
         self.exchange = exchange or MemoryExchange("/", method="POST")
         self.sent: list[Sent] = []
+        #: As of our own call object: whether messages may be compressed.
+        self.compress = True
         self.initial: MetadataLike | None = None
         #: How many messages the handler asked for, and when it gave up a client that stands still.
         self.taken = 0

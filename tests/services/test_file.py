@@ -299,6 +299,12 @@ class TestReceiveFile:
         assert max(message.ByteSize() for message in rest) < 4 * 1024 * 1024
         assert (await files.metadata.get(KEY)).downloads == 1
 
+    async def test_content_is_not_compressed(self, files: Files) -> None:
+        await files.store(DATA)
+        stream = MemoryStream[ReceiveFileRequest, ReceiveFileResponse]([ReceiveFileRequest(randomkey=KEY)])
+        await files.rpc.ReceiveFile(stream)
+        assert not stream.compress
+
     async def test_an_empty_file_has_a_size_and_no_chunk(self, files: Files) -> None:
         await files.store(b"")
         (only,) = await receive(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,17 @@ class Disk:
     def _is_ours(self, args: tuple[Any, ...]) -> bool:
         subject = args[0]
         return subject in self._fds if isinstance(subject, int) else self.folder in Path(subject).parents
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """What `ulimit -f` does; Python ignores the signal, so writes fail with EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _half(data: Any) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import resource
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from tests.storage.contract import (
     store_content,
     write_in_pieces,
 )
-from tests.storage.disk import Disk
+from tests.storage.disk import Disk, file_size_limit
 
 
 @pytest.fixture
@@ -48,6 +47,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def open_files() -> set[str]:
+    # By the name of each descriptor; the listing itself has one, alike each time.
+    return set(os.listdir("/dev/fd"))  # noqa: PTH208 - Path.iterdir follows the links
 
 
 class TestContract(ContentStoreContract):
@@ -146,17 +150,6 @@ class TestSweep:
         assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": b"abc"}
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """What `ulimit -f` does; Python ignores the signal, so writes fail with EFBIG."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 class TestFaults:
     @pytest.mark.parametrize("call", ["writev", "fsync", "link", "mkdir"])
     async def test_a_full_disk(self, store: FilesystemStore, folder: Path, call: str) -> None:
@@ -196,6 +189,50 @@ class TestFaults:
                     with pytest.raises(StorageError, match="Input/output error"):
                         await upload.commit()
         assert await list_keys(store) == [KEY]
+
+    async def test_a_disk_that_takes_writes_in_parts(
+        self, store: FilesystemStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = os.write
+        monkeypatch.setattr(os, "writev", lambda fd, pieces: write(fd, pieces[0][:10]))
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:1000]))
+        await store_content(store, KEY, LONG[:300_000])
+        monkeypatch.undo()
+        assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": LONG[:300_000]}
+
+    async def test_a_file_system_without_locks(
+        self, store: FilesystemStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_locks(fd: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with (
+            Disk(folder).installed(),
+            pytest.raises(StorageError, match="begin an upload in .*: No locks available"),
+        ):
+            await store_content(store, KEY, b"abc")
+        assert files_in(folder) == {}
+
+    async def test_content_that_cannot_be_looked_at_is_not_left_open(
+        self, store: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        await store_content(store, KEY, b"abc")
+        before = open_files()
+        monkeypatch.setattr(os, "fstat", fail)
+        with pytest.raises(StorageError, match="open content"):
+            await fetch_content(store, KEY)
+        assert open_files() == before
+
+    async def test_parts_that_another_process_sweeps_first(
+        self, store: FilesystemStore, folder: Path
+    ) -> None:
+        (folder / "uploads" / "dead.0123.part").write_bytes(b"half")
+        with Disk(folder, errors={"open": errno.ENOENT}).installed():
+            assert await store.sweep_uncommitted() == 0
 
     async def test_no_right_to_write(self, store: FilesystemStore, folder: Path) -> None:
         with (
@@ -255,7 +292,7 @@ class TestHangingDisk:
         self, store: FilesystemStore, folder: Path, autojump_clock: MockClock
     ) -> None:
         await store_content(store, "other", b"abc")
-        before = set(os.listdir("/dev/fd"))  # noqa: PTH208 - counts itself alike both times
+        before = open_files()
         with trio.CancelScope() as scope:
             async with store.create(KEY) as upload, store.open("other"):
                 await upload.write(b"abc")
@@ -264,7 +301,7 @@ class TestHangingDisk:
                 scope.cancel()
                 await upload.write(LONG)
         assert scope.cancelled_caught
-        assert set(os.listdir("/dev/fd")) == before  # noqa: PTH208
+        assert open_files() == before
         for n in range(THREADS):
             store._threads.limiter.release_on_behalf_of(n)
         assert await store.sweep_uncommitted() == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -274,6 +274,18 @@ class TestRepair:
         assert await stores.serve("whole") == LONG
         assert await stores.serve("nearly") == b"abc"
         assert await repair(stores.content, stores.metadata, 1000) == NOTHING
+
+    async def test_a_file_that_is_published_while_it_looks(self, stores: Stores) -> None:
+        class Meanwhile(WrappedMetadata):
+            async def keys(self, state: State | None = None) -> AsyncGenerator[str, None]:
+                if state is None:
+                    await stores.publish(LONG)
+                keys = super().keys(state)
+                async for key in keys:
+                    yield key
+
+        assert await repair(stores.content, Meanwhile(stores.metadata, lambda: None), 1000) == NOTHING
+        assert await stores.serve(KEY) == LONG
 
     async def test_it_runs_beside_another_process_that_publishes(self, tmp_path: Path) -> None:
         """Repair at each step of an upload: it is served whole, or its uploader is told that it failed."""

@@ -17,7 +17,7 @@ from fawa.storage import sqlite
 from fawa.storage.base import NotFound, OutOfSpace, StorageError
 from fawa.storage.sqlite import SqliteStore, metadata_store
 from tests.storage.contract import KEY, MetadataOpener, MetadataStoreContract, list_keys, make_record
-from tests.storage.disk import Disk
+from tests.storage.disk import Disk, file_size_limit
 
 
 @pytest.fixture
@@ -239,6 +239,18 @@ class TestFaults:
         assert "Not a directory" in await opening_fails(tmp_path / "file" / "files.sqlite3")
         (tmp_path / "folder").mkdir()
         assert "Is a directory" in await opening_fails(tmp_path / "folder")
+
+    async def test_a_journal_that_cannot_be_made(self, path: Path) -> None:
+        async with metadata_store(path):
+            pass
+        path.with_name(f"{path.name}-wal").mkdir()
+        assert "cannot be opened. Check that its folder exists" in await opening_fails(path)
+
+    async def test_a_disk_that_is_full_from_the_start(self, path: Path) -> None:
+        with file_size_limit(4096):
+            assert "disk" in await opening_fails(path)
+        async with metadata_store(path) as store:
+            await store.add(make_record())
 
     async def test_a_full_disk(self, store: SqliteStore) -> None:
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
