@@ -10,6 +10,7 @@ The front door stands inside the services' nursery, so calls end before what the
 from __future__ import annotations
 
 import functools
+import gc
 import random
 import resource
 import signal
@@ -214,6 +215,9 @@ class Supervisor:
                 endpoints = await self._bind(services)
                 async with trio.open_nursery() as listeners:
                     await listeners.start(self._door.run, endpoints)
+                    # What has been made until now stays to the end: no collection need look at it again.
+                    gc.collect()
+                    gc.freeze()
                     self._announce(endpoints)
                     task_status.started(endpoints)
                     await self._stop.wait()

@@ -18,7 +18,10 @@ import attrs
 #: Seconds for anything a healthy daemon does at once, with room for a busy machine.
 PATIENCE = 30.0
 
-#: What tests of other machines' settings must not inherit.
+#: Lines of the log in an error's text.
+_SHOWN = 50
+
+#: Without settings of whoever runs the tests.
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
 
 
@@ -56,9 +59,9 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """All that the daemon has written so far."""
+        """The last lines that the daemon has written."""
         with self._news:
-            return "\n".join(self._lines)
+            return "\n".join(self._lines[-_SHOWN:])
 
     def events(self) -> list[dict[str, Any]]:
         """Return the log lines written so far, those that are JSON."""

@@ -101,13 +101,20 @@ class H1Client(Wire, Connection):
     def done(self, exchange: H1ClientExchange) -> None:
         """The caller is done with the exchange: make ready for the next, or end."""
         self._exchange = None
-        if exchange.ended and exchange.finished and not self.engine.must_close and not self.lost:
-            self.engine.next_cycle()
-        else:
+        if not self._is_ready_again(exchange):
             # There is no way to give up a request but to close its connection.
             self.end()
         self.read_on()
         self._on_free(self)
+
+    def _is_ready_again(self, exchange: H1ClientExchange) -> bool:
+        if self.lost or self.engine.must_close or not (exchange.ended and exchange.finished):
+            return False
+        try:
+            # A server that speaks before it is asked: its words must not answer another request.
+            return not self.engine.next_cycle()
+        except HttpError:
+            return False
 
     def read_on(self) -> None:
         """Let the read loop go on."""
@@ -127,8 +134,7 @@ class H1Client(Wire, Connection):
                 data = await self._read()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return ConnectionLost(f"the connection to {self.address} broke")
-            if self._exchange is None:
-                # Whatever it says, a server that speaks before it is asked ends the connection.
+            if self._exchange is None or self._exchange.ended:
                 return ConnectionLost(f"{self.address} closed the connection")
             try:
                 events = self.engine.receive(data)

@@ -38,6 +38,7 @@ class H2Exchange(Exchange):
 
     __slots__ = (
         "_arrived",
+        "_broken",
         "_conn",
         "_ended",
         "_finished",
@@ -59,6 +60,8 @@ class H2Exchange(Exchange):
         self._arrived: trio.Event | None = None
         self._ended = request.end_stream
         self._finished = False
+        #: This side has reset the stream.
+        self._broken = False
 
     # The connection's side: what arrived.
 
@@ -77,14 +80,11 @@ class H2Exchange(Exchange):
 
     def close(self) -> None:
         """The application has returned: end what it left open and drop what it left unread."""
-        conn = self._conn
-        if not conn.lost and self.id in conn.exchanges:
-            if not self._finished:
-                self._stream.reset(H2ErrorCode.INTERNAL_ERROR)
-            elif not self._ended:
-                # The whole answer is out, so the rest of the request is not needed (section 8.1).
-                self._stream.reset(H2ErrorCode.NO_ERROR)
-            conn.wake_writer()
+        if not self._finished:
+            self._reset(H2ErrorCode.INTERNAL_ERROR)
+        elif not self._ended:
+            # The whole answer is out, so the rest of the request is not needed (section 8.1).
+            self._reset(H2ErrorCode.NO_ERROR)
         self._pieces.clear()
 
     # The application's side.
@@ -158,29 +158,30 @@ class H2Exchange(Exchange):
 
     async def see_off(self) -> None:
         """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
-        conn = self._conn
         try:
-            await conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
+            await self._conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
         except Disconnected:
-            if not conn.lost:
-                self._stream.reset(H2ErrorCode.CANCEL)
-                conn.wake_writer()
+            self._reset(H2ErrorCode.CANCEL)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()
-        self._finished = True
         self._stream.end_message(list(trailers))
+        self._finished = True
         self._conn.wake_writer()
 
     def abort(self) -> None:
-        if not self._finished and not self._conn.lost and self.id in self._conn.exchanges:
-            self._finished = True
-            self._stream.reset(H2ErrorCode.INTERNAL_ERROR)
+        if not self._finished:
+            self._reset(H2ErrorCode.INTERNAL_ERROR)
+
+    def _reset(self, code: int) -> None:
+        if not self._broken and not self._conn.lost and self.id in self._conn.exchanges:
+            self._broken = True
+            self._stream.reset(code)
             self._conn.wake_writer()
 
     def _check(self) -> None:
-        if self._conn.lost or self.id not in self._conn.exchanges:
-            raise Disconnected(f"{self.peer} has reset the stream")
+        if self._broken or self._conn.lost or self.id not in self._conn.exchanges:
+            raise Disconnected(f"the stream of {self.peer} has been reset")
 
 
 class H2Connection(Connection[H2Exchange]):

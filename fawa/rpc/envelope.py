@@ -17,6 +17,8 @@ from fawa.rpc.compression import inflate_untrusted
 COMPRESSED: Final = 0x01
 
 _PREFIX: Final = 5
+#: Bytes from which a piece of a payload is kept as it is.
+_LARGE: Final = 4096
 _pack_prefix: Final = struct.Struct(">BI").pack
 _unpack_prefix: Final = struct.Struct(">BI").unpack_from
 
@@ -41,8 +43,9 @@ class EnvelopeReader:
         "_idle",
         "_limit",
         "_missing",
-        "_partial",
+        "_pieces",
         "_prefix",
+        "_small",
         "end",
     )
 
@@ -66,8 +69,10 @@ class EnvelopeReader:
         self._idle = True
         self._prefix = b""
         self._flags = 0
-        #: One buffer, not a list of pieces: a list of 1-byte pieces would hold many times the limit.
-        self._partial = bytearray()
+        #: What has come of a payload: large pieces as they are, to be joined once, and behind them the small
+        #: ones in one buffer, because a list of 1-byte pieces would hold many times the limit.
+        self._pieces: list[bytes] = []
+        self._small = bytearray()
         #: Bytes still to come of the payload whose prefix has been read; -1 while in a prefix.
         self._missing = -1
 
@@ -104,16 +109,26 @@ class EnvelopeReader:
             piece = data[position : position + self._missing]
             position += len(piece)
             self._missing -= len(piece)
-            if self._missing or self._partial:
-                self._partial += piece
-            if self._missing == 0:
+            if self._missing:
+                self._keep(piece)
+            else:
                 self._missing = -1
-                if self._partial:
-                    piece = bytes(self._partial)
-                    self._partial = bytearray()
+                if self._pieces or self._small:
+                    piece = b"".join([*self._pieces, self._small, piece])
+                    self._pieces.clear()
+                    self._small.clear()
                 self._close(piece, payloads)
         self._idle = self._missing < 0 and not self._prefix and self.end is None
         return payloads
+
+    def _keep(self, piece: bytes) -> None:
+        if len(piece) < _LARGE:
+            self._small += piece
+            return
+        if self._small:
+            self._pieces.append(bytes(self._small))
+            self._small.clear()
+        self._pieces.append(piece)
 
     def _open(self, prefix: bytes) -> None:
         flags = prefix[0]

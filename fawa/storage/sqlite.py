@@ -9,10 +9,12 @@ The schema version is kept in `user_version`, and `application_id` says that the
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -55,6 +57,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 #: Seconds to wait for another process that writes.
 BUSY_TIMEOUT: Final = 5.0
 
+#: Seconds between two attempts to open the database while another process does so.
+RETRY_INTERVAL: Final = 0.01
+
 #: Seconds to wait, when cancelled, for the operation under way before closing.
 CLOSE_TIMEOUT: Final = 10.0
 
@@ -94,8 +99,8 @@ def _explain(path: Path, error: sqlite3.Error) -> StorageError:
             return StorageError(f"the database {path} is read-only. Make it and its folder writable.")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return StorageError(
-                f"the database {path} cannot be opened. Check that its folder exists "
-                "and that the user that runs fawad may read and write it."
+                f"the database {path} cannot be opened. Check that it is a file, and that the user that "
+                "runs fawad may read and write it and its folder."
             )
         case sqlite3.SQLITE_FULL:
             return OutOfSpace(f"cannot write to the database {path}: the disk is full. Free space there.")
@@ -108,8 +113,26 @@ def _explain(path: Path, error: sqlite3.Error) -> StorageError:
 
 def _open(path: Path) -> sqlite3.Connection:
     make_folders(path.parent)
-    # SQLite would make it by the umask; its journals take over the mode of the database.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # SQLite would make it by the umask; its journals take over the mode of the database. (A database that
+    # is there is not opened here: closing it would drop the locks of every connection of this process, see
+    # https://www.sqlite.org/howtocorrupt.html, section 2.2.)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    give_up_at = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return _connect(path)
+        except sqlite3.OperationalError as error:
+            # Another process opens or closes it at this moment: SQLite does not always wait for that
+            # (https://www.sqlite.org/wal.html, section 9).
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(RETRY_INTERVAL)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         _migrate(path, connection)

@@ -7,7 +7,7 @@ import math
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 import attrs
@@ -22,7 +22,7 @@ from fawa.client.channel import Channel
 from fawa.client.errors import CannotReach
 from fawa.client.exchange import Pool
 from fawa.client.http2 import H2Limits
-from fawa.client.pool import H1Pool, H2Pool, Reconnecting, background
+from fawa.client.pool import Dial, H1Pool, H2Pool, Reconnecting, background
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.engine import Event, H2Engine, Role
@@ -43,6 +43,18 @@ class Server:
 
     door: FrontDoor
     endpoint: Endpoint
+    _scope: trio.CancelScope
+    _gone: trio.Event = attrs.field(factory=trio.Event)
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        with self._scope:
+            await self.door.run([self.endpoint], task_status)
+        self._gone.set()
+
+    async def stop(self) -> None:
+        """Break all connections and be gone."""
+        self._scope.cancel()
+        await self._gone.wait()
 
     @property
     def url(self) -> str:
@@ -66,9 +78,12 @@ async def serving(
     door = FrontDoor(root, limits or Limits(), handshake_timeout=10.0, max_connections=1000)
     endpoints = await bind("127.0.0.1", port, tls)
     async with background() as nursery:
-        await nursery.start(door.run, endpoints)
-        yield Server(door, endpoints[0])
-        nursery.cancel_scope.cancel()
+        server = Server(door, endpoints[0], trio.CancelScope())
+        await nursery.start(server.run)
+        try:
+            yield server
+        finally:
+            nursery.cancel_scope.cancel()
 
 
 # A server whose words are written by the test, over memory streams: no socket, and no time passes.
@@ -94,11 +109,20 @@ class Script:
                 event = self._events.popleft()
                 if isinstance(event, kinds):
                     return event
-            await self.flush()
-            data = await self.stream.receive_some()
-            if not data:
-                raise EOFError
-            self._events.extend(self.engine.receive(bytes(data)))
+            await self.take_in()
+
+    async def take_in(self) -> None:
+        """Send what has been said, and read what the client says to it.
+
+        Raises:
+            EOFError: the client has closed the connection.
+
+        """
+        await self.flush()
+        data = await self.stream.receive_some()
+        if not data:
+            raise EOFError
+        self._events.extend(self.engine.receive(bytes(data)))
 
     async def flush(self) -> None:
         """Send what has been said."""
@@ -150,19 +174,32 @@ class ScriptedServer:
         """Wait for a connection."""
         return Script(await self._waiting.receive())
 
-    @asynccontextmanager
-    async def channel(
+    def channel(
         self, dialect: str = "grpc", *, http: str = "2", limits: H2Limits | None = None, most: int = 16
-    ) -> AsyncIterator[Channel]:
+    ) -> AbstractAsyncContextManager[Channel]:
         """Open a channel to this server."""
-        dial = Reconnecting(self.dial)
-        async with background() as nursery:
-            pool: Pool
-            if http == "2":
-                pool = H2Pool(dial, nursery, AUTHORITY, "http", limits or H2Limits())
-            else:
-                pool = H1Pool(dial, nursery, AUTHORITY, most)
-            try:
-                yield Channel(Caller(pool, AUTHORITY, lambda: client_dialect(dialect)))
-            finally:
-                pool.close()
+        return open_channel(self.dial, AUTHORITY, dialect, http=http, limits=limits, most=most)
+
+
+@asynccontextmanager
+async def open_channel(
+    dial: Dial,
+    authority: str,
+    dialect: str,
+    *,
+    http: str,
+    limits: H2Limits | None = None,
+    most: int = 16,
+) -> AsyncIterator[Channel]:
+    """Open a channel, as `connect` does, over connections of a test's own making."""
+    reconnecting = Reconnecting(dial)
+    async with background() as nursery:
+        pool: Pool
+        if http == "2":
+            pool = H2Pool(reconnecting, nursery, authority, "http", limits or H2Limits())
+        else:
+            pool = H1Pool(reconnecting, nursery, authority, most)
+        try:
+            yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))
+        finally:
+            pool.close()

@@ -18,6 +18,15 @@ REPOSITORY = Path(__file__).parents[2]
 PROTOCOLS = REPOSITORY / "protocols"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Clients reach the daemon directly also where the environment names a proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
 @pytest.fixture
 def plain(daemon: Daemon) -> Target:
     """The port for HTTP/1.1 and HTTP/2 with prior knowledge."""

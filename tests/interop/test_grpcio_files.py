@@ -70,13 +70,18 @@ def test_there_and_back(stub: Any, file: Any, target: Target, name: str, size: i
 
 
 def test_two_uploads_of_one_name_at_once(stub: Any, file: Any) -> None:
-    """Their messages alternate: both are open before either goes on."""
-    one, two = expect.content(1_000_000, seed=1), expect.content(1_000_000, seed=2)
-    first = stub.SendFile.future(upload(file, "a.txt", one, chunk=1000), timeout=PATIENCE)
-    second = stub.SendFile.future(upload(file, "a.txt", two, chunk=1000), timeout=PATIENCE)
-    keys = [first.result().randomkey, second.result().randomkey]
+    """Both are open before either goes on, and their chunks alternate."""
+    contents = [expect.content(300_000, seed=1), expect.content(300_000, seed=2)]
+    uploads = [Conversation(), Conversation()]
+    sent = [stub.SendFile.future(iter(conversation), timeout=PATIENCE) for conversation in uploads]
+    for messages in zip(*(upload(file, "a.txt", data, chunk=1000) for data in contents), strict=True):
+        for conversation, message in zip(uploads, messages, strict=True):
+            conversation.say(message)
+    for conversation in uploads:
+        conversation.hang_up()
+    keys = [call.result().randomkey for call in sent]
     assert keys[0] != keys[1]
-    assert [download(stub, file, key) for key in keys] == [("a.txt", one), ("a.txt", two)]
+    assert [download(stub, file, key) for key in keys] == [("a.txt", data) for data in contents]
 
 
 def test_the_same_key_many_times_at_once(stub: Any, file: Any) -> None:

@@ -84,6 +84,11 @@ class Round:
                 task.result()
 
 
+def was_untidy(daemon: Daemon) -> bool:
+    """Tell whether the daemon found something to repair when it started."""
+    return any("untidy" in entry["event"] for entry in daemon.events())
+
+
 def check_tidy(data_dir: Path, sent: set[str]) -> Kept:
     """Check that each content has its record, each record its content, and there is nothing else."""
     kept = Kept.of(data_dir)
@@ -102,8 +107,10 @@ def test_killed_during_uploads(
     chance = random.Random(seed)
     acknowledged: dict[str, str] = {}
     sent: set[str] = set()
+    untidy = 0
     for number in range(request.config.getoption("--kills")):
         with running(tmp_path) as daemon:
+            untidy += was_untidy(daemon)
             check_tidy(tmp_path, sent)
             pause = chance.choice([0, 0.001, 0.003, 0.01, 0.03])
             life = Round(daemon, file, chance, chance.randrange(1, 120), pause)
@@ -113,6 +120,7 @@ def test_killed_during_uploads(
         assert set(life.broken) == {grpc.StatusCode.UNAVAILABLE}, f"round {number} of seed {seed}"
 
     with running(tmp_path) as daemon, channel_to(Target(daemon.plain, None)) as channel:
+        untidy += was_untidy(daemon)
         kept = check_tidy(tmp_path, sent)
         assert kept.records.keys() >= acknowledged.keys()
         stub = file_grpc.FileServiceStub(channel)
@@ -120,3 +128,4 @@ def test_killed_during_uploads(
             name, data = download(stub, file, key)
             assert (name, expect.sha256(data)) == ("a.bin", digest)
     assert acknowledged, f"seed {seed}: no upload ever ended before a kill"
+    assert untidy, f"seed {seed}: no kill ever left anything behind"

@@ -59,6 +59,25 @@ def test_a_request_byte_by_byte(target: Target) -> None:
     assert heard.endswith(b'"Hello, Ada!"}')
 
 
+def test_an_answer_that_comes_before_the_body(target: Target) -> None:
+    """Clients that write first and read then must get it, and be told if the connection ends with it."""
+    size = expect.MAX_MESSAGE + 1
+    head = [f"POST {expect.UNARY} HTTP/1.1", "host: x", "content-type: application/proto"]
+    head += [f"content-length: {size}", "", ""]
+    with wire.connected(target, "http/1.1") as sock:
+        sock.sendall("\r\n".join(head).encode() + bytes(65_536))
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += sock.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        sock.sendall(bytes(size - 65_536))
+        if b"\r\nconnection: close\r\n" not in answer.lower():
+            sock.sendall(get("Ada", "connection: close"))
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        while sock.recv(65_536):
+            pass
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -103,6 +102,10 @@ class Line:
     def ended(self) -> bool:
         """Whether the server has ended the connection."""
         return self._ended
+
+    def lost(self) -> bool:
+        """Whether the server has given the client up."""
+        return self.conn.lost
 
     def start_reading(self) -> None:
         self._may_read.set()
@@ -302,6 +305,7 @@ class H2Client:
     #: Last stream ids of the GOAWAYs received, and the error code of the last.
     goaways: list[int] = attrs.field(factory=list, init=False)
     goaway_code: int | None = attrs.field(default=None, init=False)
+    _input: bytearray = attrs.field(factory=bytearray, init=False)
 
     def __attrs_post_init__(self) -> None:
         config = h2.config.H2Configuration(client_side=True, header_encoding=None)
@@ -313,6 +317,8 @@ class H2Client:
             client=True, initial_values={settings.INITIAL_WINDOW_SIZE: self.window, settings.ENABLE_PUSH: 0}
         )
         self.h2.initiate_connection()
+        # Windows of the connection are a matter of their own.
+        self.h2.increment_flow_control_window(2**30)
 
     def open(self, headers: Headers = POST, *, end: bool = False) -> int:
         """Queue a request head; returns the stream's id."""
@@ -326,8 +332,17 @@ class H2Client:
 
     def receive(self, data: bytes) -> None:
         """Understand bytes from the server; raises what `h2` raises for what is not allowed."""
-        for event in self.h2.receive_data(data):
-            self._note(event)
+        self._input += data
+        for kind, flags, stream_id, payload in frames(self._input, whole=False):
+            size = 9 + len(payload)
+            if kind == GOAWAY:
+                # `h2` takes it for the end of everything; open streams go on (RFC 9113 section 6.8).
+                self.goaways.append(int.from_bytes(payload[:4], "big"))
+                self.goaway_code = int.from_bytes(payload[4:8], "big")
+            else:
+                for event in self.h2.receive_data(frame(kind, flags, stream_id, payload)):
+                    self._note(event)
+            del self._input[:size]
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
@@ -348,11 +363,6 @@ class H2Client:
                 self.streams[event.stream_id].ended = True
             case h2.events.StreamReset() if event.remote_reset:
                 self.streams[event.stream_id].reset = int(event.error_code)
-            case h2.events.ConnectionTerminated():
-                assert event.last_stream_id is not None
-                assert event.error_code is not None
-                self.goaways.append(event.last_stream_id)
-                self.goaway_code = int(event.error_code)
 
     async def turn(self, talk: Line, sizes: Sequence[int] = ()) -> None:
         """Send what is queued and take in what comes back, until both are quiet."""
@@ -372,13 +382,19 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"", *, length
     return size.to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + payload
 
 
-def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Iterate over (type, flags, stream id, payload) of whole frames."""
-    while data:
-        size = 9 + int.from_bytes(data[:3], "big")
-        assert len(data) >= size
-        yield data[3], data[4], int.from_bytes(data[5:9], "big"), data[9:size]
-        data = data[size:]
+def frames(data: bytes | bytearray, *, whole: bool = True) -> Iterator[tuple[int, int, int, bytes]]:
+    """Iterate over (type, flags, stream id, payload); `whole`: nothing may be left behind the last frame."""
+    data = bytes(data)
+    start = 0
+    while start + 9 <= len(data):
+        end = start + 9 + int.from_bytes(data[start : start + 3], "big")
+        if end > len(data):
+            break
+        stream_id = int.from_bytes(data[start + 5 : start + 9], "big")
+        yield data[start + 3], data[start + 4], stream_id, data[start + 9 : end]
+        start = end
+    assert start == len(data) or not whole, "an unfinished frame"
 
 
-FOREVER = math.inf
+# Frame types (RFC 9113 section 6).
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9

@@ -368,7 +368,7 @@ async def test_a_client_that_breaks_the_connection_cancels_the_call() -> None:
         await trio.aclose_forcefully(far)
         await settle()
         assert outcome == ["cancelled"]
-        assert talk.conn.lost
+        assert talk.lost()
 
 
 async def test_who_asks_for_close_gets_it() -> None:

@@ -112,7 +112,7 @@ async def test_a_malformed_body_behind_an_answer_that_has_begun_breaks_it_off() 
         await talk.send(b"worse\r\n")
         assert talk.ended()
         assert talk.take().endswith(b"3\r\nabc\r\n")
-        assert [type(error) for error in outcome] == [trio.Cancelled]
+        assert [type(error) for error in outcome] == [Disconnected]
 
 
 async def test_a_stray_newline_does_no_harm() -> None:
@@ -219,9 +219,8 @@ async def test_a_client_that_reads_no_answers_is_not_answered_without_bound() ->
             assert 0 < answered * 10_000 <= 2 * (HIGH_WATER + 20_000)
             assert talk.conn.queued <= HIGH_WATER + 20_000
             talk.start_reading()
-        while not talk.conn.is_flushed:  # the client is not done while the server is not
             await settle()
-        assert len(heard(talk, *["GET"] * 5000)) == 5000
+        assert talk.take().count(b"HTTP/1.1 200 OK") == answered == 5000
 
 
 async def test_a_client_that_reads_nothing_is_not_read_from_without_bound() -> None:
@@ -381,9 +380,9 @@ async def test_a_client_that_reads_nothing_is_given_up(autojump_clock: MockClock
         began = trio.current_time()
         await talk.send(request("/"))
         await trio.sleep(59)
-        assert not talk.conn.lost
+        assert not talk.lost()
         await trio.sleep(2)
-        assert talk.conn.lost
+        assert talk.lost()
     [(error, after, size)] = outcome
     assert error in (Disconnected, trio.Cancelled)
     assert after == 60
@@ -407,5 +406,5 @@ async def test_a_client_that_reads_slowly_is_served_to_the_end(autojump_clock: M
         while len(talk.received) < size:
             await trio.sleep(50)
             talk.received += await talk.stream.receive_some(WRITE_SIZE)
-        assert not talk.conn.lost
+        assert not talk.lost()
         assert trio.current_time() > 40 * 50

@@ -209,7 +209,7 @@ class TestFaults:
         monkeypatch.setattr(fcntl, "flock", no_locks)
         with (
             Disk(folder).installed(),
-            pytest.raises(StorageError, match="begin an upload in .*: No locks available"),
+            pytest.raises(StorageError, match=r"begin an upload in .*: No locks available"),
         ):
             await store_content(store, KEY, b"abc")
         assert files_in(folder) == {}
@@ -222,9 +222,10 @@ class TestFaults:
 
         await store_content(store, KEY, b"abc")
         before = open_files()
-        monkeypatch.setattr(os, "fstat", fail)
-        with pytest.raises(StorageError, match="open content"):
-            await fetch_content(store, KEY)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fail)
+            with pytest.raises(StorageError, match="open content"):
+                await fetch_content(store, KEY)
         assert open_files() == before
 
     async def test_parts_that_another_process_sweeps_first(

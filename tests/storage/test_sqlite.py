@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -213,6 +215,37 @@ class TestFaults:
         other.close()
         await store.add(make_record())
 
+    async def test_a_database_that_is_locked_for_a_moment_while_it_is_opened(
+        self, path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        connect = sqlite3.connect
+        waited: list[float] = []
+
+        def connect_without_patience(path: Path, **options: object) -> sqlite3.Connection:
+            return connect(path, **(options | {"timeout": 0}))  # type: ignore[call-overload, no-any-return]
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            other.execute("ROLLBACK")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", connect_without_patience)
+            patch.setattr(time, "sleep", sleep)
+            async with metadata_store(path) as second:
+                await second.add(make_record())
+        other.close()
+        assert waited == [0.01]
+        assert await store.get(KEY) == make_record()
+
+    async def test_a_database_without_the_right_to_write(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The user root, who runs tests in containers, may write anywhere, so the question is intercepted.
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        assert "Permission denied" in await opening_fails(path)
+
     async def test_a_database_that_may_not_be_written(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -238,13 +271,13 @@ class TestFaults:
         (tmp_path / "file").write_bytes(b"")
         assert "Not a directory" in await opening_fails(tmp_path / "file" / "files.sqlite3")
         (tmp_path / "folder").mkdir()
-        assert "Is a directory" in await opening_fails(tmp_path / "folder")
+        assert "Check that it is a file" in await opening_fails(tmp_path / "folder")
 
     async def test_a_journal_that_cannot_be_made(self, path: Path) -> None:
         async with metadata_store(path):
             pass
         path.with_name(f"{path.name}-wal").mkdir()
-        assert "cannot be opened. Check that its folder exists" in await opening_fails(path)
+        assert "cannot be opened. Check that it is a file" in await opening_fails(path)
 
     async def test_a_disk_that_is_full_from_the_start(self, path: Path) -> None:
         with file_size_limit(4096):
