@@ -429,8 +429,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         gone = (trio.BrokenResourceError, trio.ClosedResourceError)
         with trio.move_on_after(LINGER), contextlib.suppress(*gone):
             if isinstance(stream, trio.SSLStream):
-                with contextlib.suppress(ssl.SSLError):
-                    # Sends close_notify and waits for the peer's; raises when data comes instead.
+                with contextlib.suppress(ssl.SSLError, trio.BrokenResourceError):
+                    # Sends close_notify and waits for the peer's; fails when data comes instead.
                     await stream.unwrap()
                     return
                 stream = stream.transport_stream

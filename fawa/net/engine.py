@@ -256,6 +256,8 @@ class H1Engine:
         self._owed: int | None = None
         #: The response body ends with the connection (HTTP/1.0 clients and unknown length).
         self._until_close = False
+        #: The response says `connection: close`.
+        self._said_close = False
 
     def receive(self, data: bytes) -> list[Event]:
         """Parse received bytes (`b""` = end of input) and return the events in them.
@@ -328,6 +330,7 @@ class H1Engine:
         length = next((value for name, value in headers if name == b"content-length"), None)
         self._until_close = length is None and not bodyless and version == "1.0"
         asked_to_close = self._conn.should_close()
+        self._said_close = close
         if length is None and not bodyless and not self._until_close:
             # zttp says `connection: close` by itself where the client asked for it.
             closing = [(b"connection", b"close")] if close and not asked_to_close else []
@@ -404,7 +407,7 @@ class H1Engine:
     @property
     def must_close(self) -> bool:
         """Whether the connection ends with this message."""
-        return self._until_close or self._conn.should_close()
+        return self._until_close or self._said_close or self._conn.should_close()
 
     def _gather(self) -> None:
         """Put what zttp has encoded in its place before what is framed here."""

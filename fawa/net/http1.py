@@ -94,6 +94,14 @@ class H1Exchange(Exchange):
     def body_over(self) -> bool:
         return self.ended and not self._pieces
 
+    def _leaves_much(self) -> bool:
+        """Whether more of the request may come unread than is thrown away to keep a connection."""
+        if self.ended:
+            return False
+        length = self.header(b"content-length")
+        rest = math.inf if length is None else int(length) - self.bytes_in - self.buffered
+        return self.expects or rest > _DISCARD_MOST
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
         self._conn.engine.start(
@@ -102,7 +110,7 @@ class H1Exchange(Exchange):
             version=self.version,
             bodyless=end or self.method == "HEAD" or status in (204, 304),
             to_head=self.method == "HEAD",
-            close=self._conn.draining,
+            close=self._conn.draining or self._leaves_much(),
         )
         self.status = status
         self.started = True

@@ -120,6 +120,8 @@ class FrontDoor:
     refused: int = attrs.field(default=0, init=False)
     _open: set[PlainStream] = attrs.field(factory=set, init=False)
     _serving: set[H1Connection | H2Connection] = attrs.field(factory=set, init=False)
+    #: Connections that have not said yet what they speak.
+    _greeting: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _grace: float = attrs.field(default=0.0, init=False)
 
@@ -134,6 +136,8 @@ class FrontDoor:
                         acceptors.start_soon(self._accept, endpoint, connections)
                     task_status.started()
             connections.cancel_scope.deadline = trio.current_time() + self._grace
+            for greeting in self._greeting:
+                greeting.cancel()
             for connection in self._serving:
                 connection.start_drain()
 
@@ -172,8 +176,12 @@ class FrontDoor:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             peer = Peer(_address(sock.socket.getpeername()), "http" if tls is None else "https")
             connection: H1Connection | H2Connection | None = None
-            with trio.move_on_after(self.handshake_timeout):
-                connection, first = await self._greet(stream, tls, peer)
+            with trio.move_on_after(self.handshake_timeout) as greeting:
+                self._greeting.add(greeting)
+                try:
+                    connection, first = await self._greet(stream, tls, peer)
+                finally:
+                    self._greeting.discard(greeting)
             if connection is not None:
                 await self._run(connection, first)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:

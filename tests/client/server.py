@@ -188,6 +188,7 @@ async def open_channel(
     dialect: str,
     *,
     http: str,
+    scheme: str = "http",
     limits: H2Limits | None = None,
     most: int = 16,
 ) -> AsyncIterator[Channel]:
@@ -196,7 +197,7 @@ async def open_channel(
     async with background() as nursery:
         pool: Pool
         if http == "2":
-            pool = H2Pool(reconnecting, nursery, authority, "http", limits or H2Limits())
+            pool = H2Pool(reconnecting, nursery, authority, scheme, limits or H2Limits())
         else:
             pool = H1Pool(reconnecting, nursery, authority, most)
         try:

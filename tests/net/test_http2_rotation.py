@@ -124,7 +124,7 @@ async def test_twelve_thousand_calls_over_connections_that_are_replaced() -> Non
         assert ROTATE_AT <= (last + 1) // 2 < ROTATE_AT + WORKERS
         assert connection.client.goaway_code == H2ErrorCode.NO_ERROR
         assert nothing_left(connection.conn) == []
-    # Calls that were under way when the end was announced were still taken: that is what the two steps are for.
+    # Calls under way when the end was announced were still taken: that is what the two steps are for.
     assert any((connection.client.goaways[-1] + 1) // 2 > ROTATE_AT for connection in connections[:-1])
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -21,7 +18,6 @@ from trio.testing import MockClock
 
 from fawa.net.exchange import Disconnected
 from fawa.proto.file.v1.file_pb2 import (
-    FileInfo,
     GetDownloadURLRequest,
     GetDownloadURLResponse,
     ReceiveFileRequest,
@@ -29,29 +25,16 @@ from fawa.proto.file.v1.file_pb2 import (
     SendFileRequest,
     SendFileResponse,
 )
-from fawa.services.base import Offer, Service
-from fawa.services.file import FileService, FileSettings
-from fawa.storage.base import PIECE, NotFound, StorageError
+from fawa.storage.base import NotFound, StorageError
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
-from tests.services.conftest import SECRET, Files
+from tests.services.conftest import Files
 from tests.services.memory import MemoryExchange, MemoryStream, Stall
+from tests.services.talk import DATA, KEY, chunks, info, refused, settings, until
 from tests.services.test_names import BAD, GOOD
 from tests.storage.disk import Disk
 
-KEY = "aebagbafaydqqcik"
-DATA = random.Random(4).randbytes(3 * PIECE + 1)
-
 Message = SendFileRequest | Stall | Exception
-
-
-def info(name: str = "a.txt", size: int = len(DATA)) -> SendFileRequest:
-    return SendFileRequest(info=FileInfo(name=name, size=size))
-
-
-def chunks(data: bytes = DATA, length: int = 100_000) -> Iterator[SendFileRequest]:
-    for start in range(0, len(data), length):
-        yield SendFileRequest(chunk_data=data[start : start + length])
 
 
 async def send(files: Files, messages: Iterable[Message]) -> SendFileResponse:
@@ -76,28 +59,6 @@ async def get_link(
     await files.rpc.GetDownloadURL(stream)
     (answer,) = stream.sent
     return answer
-
-
-@contextmanager
-def refused(status: Status, text: str) -> Iterator[None]:
-    """Expect a status; `text` is looked for in the message."""
-    with pytest.raises(GRPCError) as caught:
-        yield
-    assert caught.value.status is status
-    assert re.search(text, caught.value.message or "")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what a thread is about to do; only a failing test waits for all of the ten seconds."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await trio.testing.wait_all_tasks_blocked(cushion=0.001)
-    raise AssertionError("it did not come to pass")
-
-
-def settings(**changes: Any) -> FileSettings:
-    return FileSettings(**changes)
 
 
 class TestSendFile:
@@ -434,120 +395,3 @@ class TestGetDownloadURL:
         files.now += 25 * 60
         with refused(Status.NOT_FOUND, "there is no file"):
             await get_link(files)
-
-
-class TestService:
-    @pytest.fixture
-    def service(self, tmp_path: Path) -> FileService:
-        self.now = 1000.0
-        return FileService(
-            open_content=lambda: content_store(tmp_path / "files"),
-            open_metadata=lambda: metadata_store(tmp_path / "files.sqlite3"),
-            secret=SECRET,
-            settings=settings(sweep_interval=30, ttl=100),
-            clock=lambda: self.now,
-        )
-
-    async def start(self, nursery: trio.Nursery, service: Service) -> Offer:
-        offer: Offer = await nursery.start(service.run)
-        return offer
-
-    async def upload(self, offer: Offer, data: bytes = b"abc") -> str:
-        stream = MemoryStream[SendFileRequest, SendFileResponse]([info(size=len(data)), *chunks(data)])
-        (rpc,) = offer.rpc
-        await rpc.__mapping__()["/file.v1.FileService/SendFile"].func(stream)
-        return stream.sent[0].randomkey
-
-    def stored(self, tmp_path: Path) -> Sequence[str]:
-        return [path.name for path in (tmp_path / "files").rglob("*") if path.is_file()]
-
-    async def test_it_offers_calls_and_links(self, service: FileService, nursery: trio.Nursery) -> None:
-        offer = await self.start(nursery, service)
-        assert service.name == "file"
-        assert [sorted(rpc.__mapping__()) for rpc in offer.rpc] == [
-            [
-                "/file.v1.FileService/GetDownloadURL",
-                "/file.v1.FileService/ReceiveFile",
-                "/file.v1.FileService/SendFile",
-            ]
-        ]
-        ((path, route),) = offer.http.items()
-        assert (path, route.methods) == ("/files/", ("GET", "HEAD"))
-        exchange = MemoryExchange("/files/unknown")
-        await route.handle(exchange)
-        assert exchange.status == 403
-
-    async def test_expired_files_go_by_themselves(
-        self, service: FileService, nursery: trio.Nursery, tmp_path: Path, mock_clock: MockClock
-    ) -> None:
-        offer = await self.start(nursery, service)
-        key = await self.upload(offer)
-        self.now += 99
-        late = await self.upload(offer)
-        self.now += 1
-        assert sorted(self.stored(tmp_path)) == sorted([key, late])
-        mock_clock.jump(30)
-        await until(lambda: key not in self.stored(tmp_path))
-        assert self.stored(tmp_path) == [late]
-
-    async def test_settings_change_while_it_runs(self, service: FileService, nursery: trio.Nursery) -> None:
-        offer = await self.start(nursery, service)
-        service.settings = settings(max_file_size=2)
-        with refused(Status.RESOURCE_EXHAUSTED, "largest taken here has 2"):
-            await self.upload(offer)
-
-    async def test_it_goes_on_when_an_expiry_fails(
-        self, service: FileService, nursery: trio.Nursery, tmp_path: Path, mock_clock: MockClock
-    ) -> None:
-        offer = await self.start(nursery, service)
-        await self.upload(offer)
-        self.now += 100
-        with Disk(tmp_path / "files", errors={"unlink": errno.EIO}).installed() as disk:
-            mock_clock.jump(30)
-            await until(lambda: "unlink" in disk.calls)
-        assert len(self.stored(tmp_path)) == 1
-
-        # The service may still be about to go to sleep.
-        def swept() -> bool:
-            mock_clock.jump(30)
-            return not self.stored(tmp_path)
-
-        await until(swept)
-
-    async def test_it_tidies_up_before_it_serves(self, service: FileService, tmp_path: Path) -> None:
-        async with trio.open_nursery() as nursery:
-            offer = await self.start(nursery, service)
-            whole, expired = await self.upload(offer), await self.upload(offer)
-            nursery.cancel_scope.cancel()
-        async with metadata_store(tmp_path / "files.sqlite3") as metadata:
-            record = await metadata.get(expired)
-            await metadata.delete(expired)
-            await metadata.add(attrs.evolve(record, expires=self.now))
-        (tmp_path / "files" / "uploads" / "x.0.part").write_bytes(b"half")
-        (tmp_path / "files" / "content" / "or").mkdir(exist_ok=True)
-        (tmp_path / "files" / "content" / "or" / "orphan").write_bytes(b"orphan")
-        async with trio.open_nursery() as nursery:
-            await self.start(nursery, service)
-            assert self.stored(tmp_path) == [whole]
-            nursery.cancel_scope.cancel()
-
-    async def test_it_can_be_run_again_and_old_calls_are_told_so(self, service: FileService) -> None:
-        async with trio.open_nursery() as nursery:
-            old = await self.start(nursery, service)
-            nursery.cancel_scope.cancel()
-        async with trio.open_nursery() as nursery:
-            new = await self.start(nursery, service)
-            with refused(Status.UNAVAILABLE, "try again"):
-                await self.upload(old)
-            assert await self.upload(new)
-            nursery.cancel_scope.cancel()
-
-    async def test_a_store_that_cannot_be_opened_ends_the_start(
-        self, service: FileService, tmp_path: Path
-    ) -> None:
-        (tmp_path / "files.sqlite3").write_bytes(b"no database at all" * 10)
-        with pytest.raises(StorageError, match="is not an SQLite database"):
-            await service.run(trio.TASK_STATUS_IGNORED)
-
-    def test_the_secret_is_not_shown(self, service: FileService) -> None:
-        assert "secret" not in repr(service)

@@ -1,0 +1,67 @@
+"""A relay between client and server that breaks connections at chosen places."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+_PIECE = 16 * 1024
+
+
+@attrs.define(eq=False)
+class Relay:
+    """Passes bytes on, from client to server and back."""
+
+    target: str
+    url: str = ""
+    #: For each connection that is to break, after how many bytes from the server. Others are left alone: a
+    #: connection that carries less does not use a cut up.
+    cuts: list[int] = attrs.field(factory=list)
+    #: Bytes from the server in all.
+    passed: int = 0
+    broken: int = 0
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        host, _, port = self.target.rpartition(":")
+        async with (
+            client,
+            await trio.open_tcp_stream(host, int(port)) as server,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._pass_up, client, server)
+            await self._pass_down(server, client)
+            nursery.cancel_scope.cancel()
+
+    async def _pass_up(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while data := await client.receive_some(_PIECE):
+                await server.send_all(data)
+            await server.send_eof()
+
+    async def _pass_down(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
+        passed = 0
+        with contextlib.suppress(trio.BrokenResourceError):
+            while data := await server.receive_some(_PIECE):
+                if self.cuts and passed + len(data) > self.cuts[0]:
+                    del self.cuts[0]
+                    self.broken += 1
+                    return
+                await client.send_all(data)
+                passed += len(data)
+                self.passed += len(data)
+
+
+@asynccontextmanager
+async def relaying(target: str, *cuts: int) -> AsyncIterator[Relay]:
+    """Relay to `target`, an address with a port, until the block ends."""
+    relay = Relay(target, cuts=list(cuts))
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    relay.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, relay.serve, listeners)
+        yield relay
+        nursery.cancel_scope.cancel()
