@@ -230,7 +230,12 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                         self._uncork()
                         self._corked = True
                     current = self.ready.popleft()
-                    await _run_until_it_waits(self._answer(current), pass_on)
+                    # The common case spares itself a frame.
+                    crowded = self.queued >= HIGH_WATER
+                    await _run_until_it_waits((self._answer if crowded else self._app)(current), pass_on)
+                    if self.owes(current):
+                        rest = self.see_off(current)
+                        await (_run_until_it_waits(rest, pass_on) if leading else rest)
                     if not leading:
                         break
                     self.close_exchange(current)

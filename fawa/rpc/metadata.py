@@ -39,6 +39,8 @@ _RESERVED: Final = frozenset(
         "x-grpc-web",
     )
 )
+#: Characters of a value up to which its field is kept for the next answer.
+_SHORT: Final = 64
 _RESERVED_PREFIXES: Final = ("grpc-", "connect-", ":")
 
 
@@ -101,7 +103,10 @@ def encode_metadata(metadata: MetadataLike) -> list[tuple[bytes, bytes]]:
 
     """
     items = metadata.items() if isinstance(metadata, Mapping) else metadata
-    return [_encode_field(key, value) for key, value in items]
+    return [
+        _encode_short_field(key, value) if len(value) <= _SHORT else _encode_field(key, value)
+        for key, value in items
+    ]
 
 
 def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
@@ -118,6 +123,10 @@ def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
             "use printable ASCII without spaces at the ends, or a key that ends in -bin and bytes"
         )
     return name, value.encode("latin-1")
+
+
+#: Handlers send the same few fields with every answer.
+_encode_short_field: Final = functools.lru_cache(maxsize=256)(_encode_field)
 
 
 @functools.lru_cache(maxsize=256)

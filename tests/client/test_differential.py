@@ -1,4 +1,4 @@
-"""HTTP/2 as spoken by the client, heard by another implementation: hyper's `h2`, which refuses what is wrong."""
+"""HTTP/2 as the client speaks it, heard by another implementation: `h2`, which refuses what is wrong."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import h2.settings
 import pytest
 import trio
 import trio.testing
+from google.protobuf.message import Message
 from grpclib.const import Status
 
 from fawa.client import Channel
@@ -81,24 +82,25 @@ class Hyper:
 
     def _answer(self, stream_id: int) -> None:
         names = self._names[stream_id]
-        messages = {
+        answers: dict[str, list[Message]] = {
             "SayHello": [SayHelloResponse(resp="".join(names))],
             "GreetStream": [GreetStreamResponse(part=name) for name in names * 3],
             "GreetClientStream": [GreetClientStreamResponse(summary="".join(names))],
             "GreetBidiStream": [GreetBidiStreamResponse(echo=name) for name in names],
-        }[self._paths[stream_id]]
+        }
         self._h2.send_headers(stream_id, [(":status", "200"), ("content-type", "application/grpc")])
-        self._out[stream_id] = b"".join(pack(message.SerializeToString()) for message in messages)
+        self._out[stream_id] = b"".join(
+            pack(message.SerializeToString()) for message in answers[self._paths[stream_id]]
+        )
 
     def _send_bodies(self) -> None:
-        for stream_id, body in list(self._out.items()):
-            while body:
+        for stream_id in list(self._out):
+            while body := self._out[stream_id]:
                 room = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
                 if room <= 0:
                     break
                 self._h2.send_data(stream_id, body[:room])
-                body = body[room:]
-            self._out[stream_id] = body
+                self._out[stream_id] = body[room:]
             if not body:
                 self._h2.send_headers(stream_id, [("grpc-status", "0")], end_stream=True)
                 del self._out[stream_id]

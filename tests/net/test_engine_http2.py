@@ -1,4 +1,4 @@
-"""Our HTTP/2 engine beside `h2`: the same frames into both must mean the same, and each must understand the other."""
+"""Our HTTP/2 engine beside `h2`: the same frames mean the same to both, and each understands the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from fawa.net.engine import (
     PREFACE,
     Data,
     EndOfMessage,
-    Event,
     H2Engine,
     H2ErrorCode,
     Headers,
@@ -136,11 +135,11 @@ def plain(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 
 # What an `h2` client says
 
-NAMES = st.sampled_from([b"x", b"user-agent", b"grpc-timeout", b"accept", b"x-long-name-of-a-header", b"cookie"])
+NAMES = st.sampled_from([b"x", b"user-agent", b"grpc-timeout", b"accept", b"x-long-name-of-a-header"])
 VALUES = st.one_of(
     st.sampled_from([b"", b"1S", b"application/grpc", b"a; b=c"]),
     st.binary(min_size=1, max_size=30).map(lambda raw: raw.hex().encode()),
-    st.sampled_from([b"\x80\xff", b"a b\tc"]),
+    st.sampled_from([b"\x80\xff", b"a b"]),
 )
 FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=5)
 
@@ -172,9 +171,14 @@ STEPS = st.one_of(
         priority=st.booleans(),
     ),
     st.builds(
-        Step, act=st.just("data"), stream=st.integers(0, 5), data=st.binary(max_size=100), pad=PADS, end=st.booleans()
+        Step,
+        act=st.just("data"),
+        stream=st.integers(0, 5),
+        data=st.binary(max_size=100),
+        pad=PADS,
+        end=st.booleans(),
     ),
-    st.builds(Step, act=st.just("trailers"), stream=st.integers(0, 5), fields=FIELDS.map(tuple)),
+    st.builds(Step, act=st.just("trailers"), stream=st.integers(0, 5), fields=FIELDS.filter(bool).map(tuple)),
     st.builds(Step, act=st.just("reset"), stream=st.integers(0, 5)),
     st.builds(Step, act=st.just("window"), stream=st.integers(-1, 5)),
     st.builds(Step, act=st.just("ping"), data=st.binary(min_size=8, max_size=8)),
@@ -236,7 +240,7 @@ def continued(data: bytes, step: Step) -> bytes:
         block = block[size:]
     parts.append(block)
     first = priority + parts[0]
-    if step.pad is not None:
+    if step.pad is not None and parts[0]:  # hyperframe takes no frame of nothing but padding
         flags |= 8
         first = bytes([step.pad]) + first + bytes(step.pad)
     if len(parts) > 1:
@@ -247,8 +251,8 @@ def continued(data: bytes, step: Step) -> bytes:
     return out
 
 
-@settings(max_examples=400)
-@given(st.lists(STEPS, max_size=25), CHUNKINGS)
+@settings(max_examples=200)
+@given(st.lists(STEPS, max_size=15), CHUNKINGS)
 def test_what_an_h2_client_says_means_the_same(steps: list[Step], sizes: list[int]) -> None:
     data = said(steps)
     expected = theirs([data])
@@ -264,7 +268,7 @@ def test_what_an_h2_client_says_means_the_same(steps: list[Step], sizes: list[in
 
 BLOCKS = {
     "te: trailers": head("/", "POST", (b"te", b"trailers")),
-    "cookie crumbs": head("/", "POST", (b"cookie", b"a=b"), (b"cookie", b"c=d")),
+    "a tab in a value": head("/", "POST", (b"x", b"a\tb")),
     "no authority": [f for f in head() if f[0] != b":authority"],
     "host in place of authority": [*(f for f in head() if f[0] != b":authority"), (b"host", b"other")],
     "host beside authority, the same": head("/", "POST", (b"host", b"h")),
@@ -291,8 +295,6 @@ BLOCKS = {
 }
 #: Where we and `h2` differ, and why that is right.
 DIFFERENCES = {
-    "host beside authority, another": "stricter: no one can tell which of the two is meant",
-    "host beside authority, the same": "stricter than need be; no client that we know sends both",
     "CONNECT": "stricter: fawa is no proxy",
     "no authority": "laxer: RFC 9113 section 8.3.1 leaves it out where there is none to tell",
 }
@@ -311,13 +313,22 @@ def test_heads_are_taken_or_refused_alike(name: str) -> None:
     other_takes = stream in expected.streams and not expected.refused
     assert (taken != other_takes) == (name in DIFFERENCES)
     if taken and other_takes:
-        mine = [field for field in seen.streams[stream].request]
-        assert mine == [f for f in expected.streams[stream].request if f[0] != b":protocol"]
+        assert seen.streams[stream].request == [
+            f for f in expected.streams[stream].request if f[0] != b":protocol"
+        ]
 
 
-@settings(max_examples=300)
+def test_crumbs_of_cookies_stay_apart() -> None:
+    """`h2` puts them together; whoever wants cookies here may do so (RFC 9113 section 8.2.3)."""
+    client = H2Client()
+    stream = client.open(head("/", "POST", (b"cookie", b"a=b"), (b"cookie", b"c=d")), end=True)
+    seen, _ = ours([client.to_send()])
+    assert [value for name, value in seen[stream].request if name == b"cookie"] == [b"a=b", b"c=d"]
+
+
+@settings(max_examples=150)
 @given(
-    st.lists(STEPS, min_size=1, max_size=10),
+    st.lists(STEPS, min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 1000), st.binary(max_size=3)), min_size=1, max_size=3),
     CHUNKINGS,
 )
@@ -346,7 +357,7 @@ def test_damaged_frames_are_never_taken_for_more_than_h2_takes(
 # What we say
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     answers=st.lists(
         st.tuples(
@@ -411,7 +422,6 @@ def test_window_is_given_back_only_by_release() -> None:
     engine.receive(client.to_send())
     consume(engine, client)
     assert room() == 0
-    assert engine.holds_windows
     assert engine.held_streams == [stream]
     assert engine.release(stream)
     consume(engine, client)
@@ -420,7 +430,6 @@ def test_window_is_given_back_only_by_release() -> None:
     assert not engine.release(0, keep=10_000)
     assert engine.held_streams == []
     assert engine.release(0)
-    assert not engine.holds_windows
     client.h2.send_data(stream, bytes(16_000))
     client.h2.send_data(stream, bytes(16_000))
     client.h2.send_data(stream, bytes(16_000))
@@ -454,9 +463,5 @@ def test_events_of_a_broken_connection_do_not_hide_what_has_to_be_said() -> None
     assert [kind for kind, _, _, _ in frames(engine.take())][-1] == 7
 
 
-def events_of(engine: H2Engine, data: bytes) -> list[Event]:
-    return engine.receive(data)
-
-
 def test_the_end_of_input_is_no_event() -> None:
-    assert events_of(server(), b"") == []
+    assert server().receive(b"") == []
