@@ -101,7 +101,7 @@ def _run_until_it_waits(
         # What the coroutine yields is between it and the event loop (PEP 492); pass it on both ways.
         try:
             value = yield trap
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 - the coroutine decides what becomes of it
             step: Callable[[], Any] = functools.partial(call.throw, error)
         else:
             step = functools.partial(call.send, value)

@@ -219,34 +219,42 @@ class Answer:
         return dict(self.headers).get(name)
 
 
+def h11_answer(data: bytes, method: str, *, ended: bool = False) -> tuple[Answer, bytes]:
+    """Parse the response to a request of `method`; returns it and the bytes behind it.
+
+    `ended`: the connection ended after `data`.
+    """
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("host", "h")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    if ended:
+        client.receive_data(b"")
+    body, interim = b"", []
+    while True:
+        event = client.next_event()
+        match event:
+            case h11.InformationalResponse():
+                interim.append(event.status_code)
+            case h11.Response():
+                head = event
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage():
+                trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
+                break
+            case _:
+                raise AssertionError(f"{event!r} in the answer to {method}: {data!r}")
+    headers = [(bytes(name), bytes(value)) for name, value in head.headers]
+    return Answer(head.status_code, headers, body, trailers, tuple(interim)), client.trailing_data[0]
+
+
 def h11_answers(data: bytes, methods: Sequence[str], *, ended: bool = False) -> list[Answer]:
     """Parse the responses to requests of `methods`, all of `data`; `ended`: the connection ended after it."""
     answers = []
     for method in methods:
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method=method, target="/", headers=[("host", "h")]))
-        client.send(h11.EndOfMessage())
-        client.receive_data(data)
-        if ended:
-            client.receive_data(b"")
-        body, interim = b"", []
-        while True:
-            event = client.next_event()
-            match event:
-                case h11.InformationalResponse():
-                    interim.append(event.status_code)
-                case h11.Response():
-                    head = event
-                case h11.Data():
-                    body += event.data
-                case h11.EndOfMessage():
-                    trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
-                    break
-                case _:
-                    raise AssertionError(f"{event!r} in the answer to {method}: {data!r}")
-        headers = [(bytes(name), bytes(value)) for name, value in head.headers]
-        answers.append(Answer(head.status_code, headers, body, trailers, tuple(interim)))
-        data = client.trailing_data[0]
+        answer, data = h11_answer(data, method, ended=ended)
+        answers.append(answer)
     assert not data, f"bytes behind the last answer: {data!r}"
     return answers
 

@@ -251,7 +251,7 @@ def continued(data: bytes, step: Step) -> bytes:
     return out
 
 
-@settings(max_examples=200)
+@settings(max_examples=400)
 @given(st.lists(STEPS, max_size=15), CHUNKINGS)
 def test_what_an_h2_client_says_means_the_same(steps: list[Step], sizes: list[int]) -> None:
     data = said(steps)
@@ -313,9 +313,8 @@ def test_heads_are_taken_or_refused_alike(name: str) -> None:
     other_takes = stream in expected.streams and not expected.refused
     assert (taken != other_takes) == (name in DIFFERENCES)
     if taken and other_takes:
-        assert seen.streams[stream].request == [
-            f for f in expected.streams[stream].request if f[0] != b":protocol"
-        ]
+        told = {field for field in expected.streams[stream].request if field[0] != b":protocol"}
+        assert set(seen.streams[stream].request) == told
 
 
 def test_crumbs_of_cookies_stay_apart() -> None:
@@ -326,7 +325,7 @@ def test_crumbs_of_cookies_stay_apart() -> None:
     assert [value for name, value in seen[stream].request if name == b"cookie"] == [b"a=b", b"c=d"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(
     st.lists(STEPS, min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 1000), st.binary(max_size=3)), min_size=1, max_size=3),
@@ -357,7 +356,7 @@ def test_damaged_frames_are_never_taken_for_more_than_h2_takes(
 # What we say
 
 
-@settings(max_examples=80)
+@settings(max_examples=150)
 @given(
     answers=st.lists(
         st.tuples(

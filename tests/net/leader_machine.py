@@ -1,0 +1,605 @@
+"""A client and an application that do things in random order, and a model of what must come of it.
+
+The machine drives one connection. A *plan* says what the application does with a call; an *act* is what the
+client does next. After each act all tasks come to rest and the invariants are looked at; at the end everything
+that waits is let go, and every call must have been answered exactly once, with its own bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import attrs
+import trio
+import trio.testing
+from hypothesis import strategies as st
+
+from fawa.net.connection import READ_UNANSWERED, Limits
+from fawa.net.engine import H2ErrorCode
+from fawa.net.exchange import Exchange
+from fawa.net.http1 import H1Connection
+from fawa.net.http2 import H2Connection
+from tests.net.talk import (
+    PEER,
+    PING,
+    H2Client,
+    at_rest,
+    frame,
+    frames,
+    h11_answer,
+    head,
+    lockstep_pair,
+    nothing_left,
+    pieces,
+    request,
+    root,
+    settle,
+)
+
+T = TypeVar("T")
+
+#: Far from every timeout but that for a head, so that a deadline that was not moved shows.
+LIMITS = Limits(header_timeout=15, idle_timeout=1e5, body_timeout=1e6, write_timeout=1e6)
+PIECE = 30_000
+
+
+class Chance(Protocol):
+    """Where decisions come from."""
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """Choose one."""
+        ...
+
+
+@attrs.frozen
+class Drawn:
+    """Decisions by Hypothesis."""
+
+    data: st.DataObject
+
+    def pick(self, choices: Sequence[T]) -> T:
+        return self.data.draw(st.sampled_from(choices))
+
+
+@attrs.frozen
+class Seeded:
+    """Decisions by a seed."""
+
+    source: random.Random
+
+    def pick(self, choices: Sequence[T]) -> T:
+        return self.source.choice(choices)
+
+
+class Plan(enum.Enum):
+    """What the application does with a call."""
+
+    ANSWER = "answers at once"
+    WAIT = "waits to be let go, then answers"
+    READ = "reads the body, then answers"
+    ECHO = "sends back each piece as it comes"
+    STREAM = "sends pieces, and lets others run in between"
+    BIG = "answers with more than any window or buffer holds"
+    IGNORE = "answers without reading the body"
+    FAIL = "raises at once"
+    FAIL_LATE = "raises when the answer has begun"
+    FAIL_AFTER_WAIT = "waits to be let go, then raises"
+
+
+NEEDS_LETTING_GO = {Plan.WAIT, Plan.FAIL_AFTER_WAIT}
+
+
+@attrs.define(eq=False)
+class Call:
+    """A call as the model knows it."""
+
+    number: int
+    plan: Plan
+    size: int
+    #: Bytes of the body handed to the sender.
+    sent: int = 0
+    body_ended: bool = False
+    let_go: trio.Event = attrs.field(factory=trio.Event)
+    begun: int = 0
+    over: bool = False
+    #: HTTP/2: the stream, and whether the client has reset it.
+    stream: int = 0
+    reset: bool = False
+    #: How many frames had come on the stream when the reset had arrived.
+    frozen: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        tag = b"%d." % self.number
+        return (tag * (self.size // len(tag) + 1))[: self.size]
+
+    @property
+    def expected(self) -> tuple[int, bytes]:
+        """Status and body of the answer; a body of a failed call is not looked at."""
+        tag = b"call %d " % self.number
+        match self.plan:
+            case Plan.READ:
+                return 200, tag + hashlib.sha256(self.body).hexdigest().encode()
+            case Plan.ECHO:
+                return 200, tag + self.body
+            case Plan.STREAM:
+                return 200, tag + b"piece " * 5
+            case Plan.BIG:
+                return 200, tag + bytes(400_000)
+            case Plan.FAIL | Plan.FAIL_AFTER_WAIT:
+                return 500, b""
+            case _:
+                return 200, tag
+
+    @property
+    def breaks_off(self) -> bool:
+        return self.plan is Plan.FAIL_LATE
+
+
+@attrs.define(eq=False)
+class Machine:
+    """One connection, its client, and what must be true of them. Subclasses speak an HTTP version."""
+
+    chance: Chance
+    #: Rare states that the run has been in.
+    reached: Counter[str]
+    calls: list[Call] = attrs.field(factory=list)
+    conn: H1Connection | H2Connection = attrs.field(init=False)
+    received: bytearray = attrs.field(factory=bytearray)
+    ended: bool = False
+    #: Acts that the client has gone through, for the report of a failure.
+    story: list[str] = attrs.field(factory=list)
+    leaders: int = 0
+    _near: trio.abc.HalfCloseableStream = attrs.field(init=False)
+    _outbox: list[bytes] = attrs.field(factory=list)
+    _something: trio.Event = attrs.field(factory=trio.Event)
+    _may_read: trio.Event = attrs.field(factory=trio.Event)
+
+    # The application.
+
+    async def serve(self, exchange: Exchange) -> None:
+        call = self.calls[int(exchange.path[1:])]
+        call.begun += 1
+        assert call.begun == 1, f"call {call.number} was begun twice"
+        try:
+            await self._carry_out(call, exchange)
+        finally:
+            call.over = True
+
+    async def _carry_out(self, call: Call, exchange: Exchange) -> None:
+        tag = b"call %d " % call.number
+        if call.plan in NEEDS_LETTING_GO:
+            await call.let_go.wait()
+        match call.plan:
+            case Plan.FAIL | Plan.FAIL_AFTER_WAIT:
+                raise RuntimeError("as planned")
+            case Plan.FAIL_LATE:
+                exchange.start(200, [])
+                exchange.push(tag)
+                raise RuntimeError("as planned")
+            case Plan.READ:
+                body = await exchange.read_all(10_000_000)
+                exchange.respond(200, [], tag + hashlib.sha256(body).hexdigest().encode())
+            case Plan.ECHO | Plan.STREAM:
+                exchange.start(200, [])
+                exchange.push(tag)
+                if call.plan is Plan.ECHO:
+                    while piece := await exchange.receive():
+                        await exchange.send(piece)
+                else:
+                    for _ in range(5):
+                        await exchange.send(b"piece ")
+                        await trio.lowlevel.checkpoint()
+                exchange.finish([(b"tag", tag.strip())])
+            case _:
+                exchange.respond(200, [], call.expected[1])
+
+    # The client's tasks.
+
+    def put(self, data: bytes) -> None:
+        """Hand bytes to the sender, in random pieces."""
+        sizes = self.chance.pick([[], [], [1000], [1, 5, 2, 100_000], [17, 3000]])
+        self._outbox += pieces(data, sizes)
+        self._something.set()
+
+    async def _send(self) -> None:
+        while True:
+            while self._outbox:
+                try:
+                    await self._near.send_all(self._outbox.pop(0))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._outbox.clear()
+            await self._something.wait()
+            self._something = trio.Event()
+
+    async def _read(self) -> None:
+        while True:
+            await self._may_read.wait()
+            try:
+                data = await self._near.receive_some(20_000)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                break
+            self.take_in(bytes(data))
+        self.ended = True
+        await trio.aclose_forcefully(self._near)
+
+    # What the HTTP versions add.
+
+    def make(self, stream: trio.abc.Stream) -> H1Connection | H2Connection:
+        raise NotImplementedError
+
+    def take_in(self, data: bytes) -> None:
+        self.received += data
+
+    def may_open(self) -> bool:
+        """Whether the client may make a request now."""
+        return not self.ended
+
+    def send_head(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def send_body(self, call: Call) -> None:
+        """Send the next piece of a body, and its end behind the last."""
+        raise NotImplementedError
+
+    def acts(self) -> dict[str, Callable[[], None]]:
+        """Return what else the client can do now."""
+        return {}
+
+    def go_on(self) -> None:
+        """Do what keeps the conversation going at its end."""
+
+    def check(self) -> None:
+        """Look at the version's own invariants."""
+
+    def check_answers(self) -> None:
+        """Look at all answers when everything is over."""
+        raise NotImplementedError
+
+    # Acts.
+
+    def _open(self) -> None:
+        plan = self.chance.pick(list(Plan))
+        size = self.chance.pick([0, 0, 10, 3000, 150_000])
+        call = Call(len(self.calls), plan, size)
+        self.story.append(f"open {call.number}: {plan.name} with {size} bytes")
+        self.calls.append(call)
+        self.send_head(call)
+        while not call.body_ended and self.chance.pick([True, False]):
+            self.send_body(call)
+
+    def _more_body(self) -> None:
+        call = self.chance.pick(self._unended())
+        self.story.append(f"body {call.number}")
+        self.send_body(call)
+
+    def _unended(self) -> list[Call]:
+        return [call for call in self.calls if not call.body_ended and not call.reset]
+
+    def _let_go(self) -> None:
+        call = self.chance.pick(self._waiting())
+        self.story.append(f"let go {call.number}")
+        call.let_go.set()
+
+    def _waiting(self) -> list[Call]:
+        return [c for c in self.calls if c.plan in NEEDS_LETTING_GO and c.begun and not c.let_go.is_set()]
+
+    def _stop_reading(self) -> None:
+        self.story.append("stop reading")
+        self._may_read = trio.Event()
+
+    def _go_on_reading(self) -> None:
+        self.story.append("go on reading")
+        self._may_read.set()
+
+    def _possible(self) -> dict[str, Callable[[], None]]:
+        acts: dict[str, Callable[[], None]] = {}
+        if self.may_open() and len(self.calls) < 30:
+            acts["open"] = acts["open another"] = self._open
+        if self._unended():
+            acts["body"] = acts["more body"] = self._more_body
+        if self._waiting():
+            acts["let go"] = self._let_go
+        acts["reading"] = self._stop_reading if self._may_read.is_set() else self._go_on_reading
+        return acts | self.acts()
+
+    # A run.
+
+    async def run(self, steps: int) -> None:
+        """Take `steps` random acts, then let everything come to its end."""
+        self._near, far = lockstep_pair()
+        self._may_read.set()
+        self.conn = self.make(far)
+        self._watch(self.conn)
+
+        async def run() -> None:
+            await self.conn.run(root(self.serve), b"")
+            await trio.aclose_forcefully(far)
+
+        async with trio.open_nursery() as nursery:
+            for task in (run, self._send, self._read):
+                nursery.start_soon(task)
+            await settle()
+            for _ in range(steps):
+                acts = self._possible()
+                if self.chance.pick([False] * 9 + [True]):
+                    self.story.append("20 seconds pass")
+                    await trio.sleep(20)
+                else:
+                    acts[self.chance.pick(sorted(acts))]()
+                if self.chance.pick([True, True, True, False]):
+                    await self._settle()
+            await self._end()
+            self.check_answers()
+            nursery.cancel_scope.cancel()
+
+    async def _settle(self) -> None:
+        """Let all come to rest, then look at the invariants."""
+        await settle()
+        if self.ended:
+            return
+        assert at_rest(self.conn) == []
+        assert self.leaders == self.conn.reading, "one task reads, as long as anything is to be read"
+        self.check()
+
+    async def _end(self) -> None:
+        how = self.chance.pick(["drain", "leave", "half-close", "drain at once", "leave at once"])
+        self.story.append(f"the end: {how}")
+        open_calls = sum(call.begun and not call.over for call in self.calls)
+        if how == "drain at once":
+            self.reached["drained with calls open"] += open_calls
+            self.conn.start_drain()
+        if how == "leave at once":
+            self.reached["left with calls open"] += open_calls
+        else:
+            await self._finish_all()
+        match how:
+            case "drain":
+                self.conn.start_drain()
+            case "half-close":
+                await self._near.send_eof()
+            case "leave" | "leave at once":
+                await self._near.aclose()
+        self._may_read.set()
+        with trio.fail_after(1000):
+            while not self.ended:
+                await trio.sleep(1)
+            await settle()
+        assert nothing_left(self.conn) == []
+        if how == "leave at once":
+            self.calls.clear()  # nobody was there to hear the answers
+
+    async def _finish_all(self) -> None:
+        """Send every body to its end, let every call go, read every answer."""
+        self._may_read.set()
+        for _ in range(100):
+            for call in self._unended():
+                self.send_body(call)
+            for call in self.calls:
+                call.let_go.set()
+            self.go_on()
+            await self._settle()
+            if self.ended or all(call.over for call in self.calls) and not self._unended():
+                break
+        self.go_on()
+        await self._settle()
+
+    def _watch(self, conn: H1Connection | H2Connection) -> None:
+        """Count who leads, and note the rare states, without changing what is done."""
+        read, may_read, answer_rest = conn._read, conn.may_read, conn._answer_rest
+
+        async def lead_in(act: Callable[[], Awaitable[T]]) -> T:
+            self.leaders += 1
+            assert self.leaders == 1, "two tasks lead"
+            try:
+                return await act()
+            finally:
+                self.leaders -= 1
+
+        async def watched_rest() -> None:
+            self.reached["answered by a task that does not lead"] += bool(conn.ready)
+            await answer_rest()
+
+        async def watched_may_read() -> None:
+            self.reached["read no more until the client has read"] += conn._unanswered > READ_UNANSWERED
+            await lead_in(may_read)
+
+        conn._read = lambda: lead_in(read)  # type: ignore[method-assign]
+        conn.may_read = watched_may_read  # type: ignore[method-assign]
+        conn._answer_rest = watched_rest  # type: ignore[method-assign]
+
+
+@attrs.define(eq=False)
+class H1Machine(Machine):
+    """Over HTTP/1.1: answers come in the order of the requests."""
+
+    chunked: set[int] = attrs.field(factory=set)
+
+    def make(self, stream: trio.abc.Stream) -> H1Connection:
+        return H1Connection(stream, PEER, LIMITS)
+
+    def may_open(self) -> bool:
+        return not self.ended and (not self.calls or self.calls[-1].body_ended)
+
+    def send_head(self, call: Call) -> None:
+        framing = f"content-length: {call.size}"
+        if call.size and self.chance.pick([True, False]):
+            self.chunked.add(call.number)
+            framing = "transfer-encoding: chunked"
+        call.body_ended = not call.size
+        self.reached["sent ahead"] += any(c.begun and not c.over for c in self.calls[:-1])
+        self.put(request(f"/{call.number}", "POST", framing))
+
+    def send_body(self, call: Call) -> None:
+        piece = call.body[call.sent : call.sent + PIECE]
+        call.sent += len(piece)
+        call.body_ended = call.sent == call.size
+        if call.number in self.chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece) + b"0\r\n\r\n" * call.body_ended
+        self.put(piece)
+
+    def check(self) -> None:
+        conn = self.conn
+        assert isinstance(conn, H1Connection)
+        waits = conn._exchange is not None and conn._exchange.scope is not None
+        assert len(conn._calls.child_tasks) == waits + conn.reading
+        assert (conn._deadline == math.inf) == (conn._exchange is not None)
+
+    def check_answers(self) -> None:
+        data = bytes(self.received)
+        for call in self.calls:
+            if not call.begun:
+                break  # the connection was drained or broken off before
+            if call.breaks_off:
+                assert data.startswith(b"HTTP/1.1 200 OK")
+                assert not data.endswith(b"0\r\n\r\n")
+                self.reached["broken off"] += 1
+                data = b""
+                break
+            answer, data = h11_answer(data, "POST", ended=True)
+            status, body = call.expected
+            assert answer.status == status
+            if status == 200:
+                assert answer.body == body
+        assert not data
+        begun = [call.begun for call in self.calls]
+        assert begun == sorted(begun, reverse=True), "calls are begun in their order"
+        if "the end: drain at once" not in self.story and not any(call.breaks_off for call in self.calls):
+            assert all(begun)
+
+
+@attrs.define(eq=False)
+class H2Machine(Machine):
+    """Over HTTP/2: calls are independent of each other, and the client may reset them."""
+
+    client: H2Client = attrs.field(factory=lambda: H2Client(consumes=False))
+    #: Frames received on each stream.
+    frames: Counter[int] = attrs.field(factory=Counter)
+
+    def make(self, stream: trio.abc.Stream) -> H2Connection:
+        self.put(self.client.to_send())
+        return H2Connection(stream, PEER, LIMITS)
+
+    @property
+    def h2(self) -> H2Connection:
+        assert isinstance(self.conn, H2Connection)
+        return self.conn
+
+    def take_in(self, data: bytes) -> None:
+        self.received += data
+        whole = 0
+        for _, _, stream, payload in frames(self.received, whole=False):
+            self.frames[stream] += 1
+            whole += 9 + len(payload)
+        self.client.receive(bytes(self.received[:whole]))
+        del self.received[:whole]
+        if answer := self.client.to_send():
+            self._outbox.append(answer)
+            self._something.set()
+
+    def send_head(self, call: Call) -> None:
+        call.body_ended = not call.size
+        call.stream = self.client.open(head(f"/{call.number}"), end=call.body_ended)
+        self.put(self.client.to_send())
+
+    def send_body(self, call: Call) -> None:
+        if self.client[call.stream].is_over:
+            call.body_ended = True  # answered before, the rest is not wanted
+            return
+        room = self.client.h2.local_flow_control_window(call.stream)
+        self.reached["no window to send in"] += not room
+        piece = call.body[call.sent : call.sent + min(PIECE, room)]
+        call.sent += len(piece)
+        call.body_ended = call.sent == call.size
+        pad = self.chance.pick([None, None, 10]) if room - len(piece) > 10 else None
+        for start in range(0, len(piece), 16_000):
+            last = call.body_ended and start + 16_000 >= len(piece)
+            self.client.h2.send_data(call.stream, piece[start : start + 16_000], end_stream=last, pad_length=pad)
+            pad = None
+        self.put(self.client.to_send())
+
+    def _live(self) -> list[Call]:
+        """Calls that the client may still reset."""
+        return [
+            call
+            for call in self.calls
+            if not call.reset and not (self.client[call.stream].is_over and call.body_ended)
+            if self.client[call.stream].reset is None
+        ]
+
+    def acts(self) -> dict[str, Callable[[], None]]:
+        acts = {"ping": self._ping, "grant": self._grant}
+        if self._live():
+            acts["reset"] = acts["reset another"] = self._reset
+        return acts
+
+    def _ping(self) -> None:
+        self.put(frame(PING, 0, 0, b"pingping"))
+
+    def _grant(self) -> None:
+        self.story.append("grant")
+        for call in self._live():
+            if not self.client[call.stream].is_over:
+                self.client.h2.increment_flow_control_window(self.chance.pick([1, 5000, 200_000]), call.stream)
+        self.put(self.client.to_send())
+
+    def go_on(self) -> None:
+        for call in self._live():
+            if not self.client[call.stream].is_over:
+                self.client.h2.increment_flow_control_window(1_000_000, call.stream)
+        self.put(self.client.to_send())
+
+    def _reset(self) -> None:
+        call = self.chance.pick(self._live())
+        exchange = self.h2.exchanges.get(call.stream)
+        self.reached["reset of an answer that waits for the window"] += exchange is not None and exchange.owes
+        self.reached["reset of a call that waits"] += call.plan in NEEDS_LETTING_GO and call.begun
+        self.story.append(f"reset {call.number}")
+        call.reset = True
+        self.client.h2.reset_stream(call.stream, H2ErrorCode.CANCEL)
+        self.put(self.client.to_send())
+
+    def check(self) -> None:
+        conn = self.h2
+        if self._outbox or not conn.is_flushed or not self._may_read.is_set():
+            return  # the two do not know everything of each other yet
+        live = {call.stream for call in self.calls if not call.reset and not call.over}
+        owing = {stream for stream, exchange in conn.exchanges.items() if exchange.owes}
+        assert set(conn.exchanges) == live | owing
+        self.reached["an answer waits for the window"] += bool(owing)
+        refusing = conn.draining and not conn._refused.is_set()
+        assert len(conn._calls.child_tasks) == len(conn.exchanges) + conn.reading + refusing
+        assert conn._unconsumed == sum(exchange.buffered for exchange in conn.exchanges.values())
+        assert (conn._deadline == math.inf) == bool(conn.exchanges)
+        assert set(conn.engine.held_streams) <= set(conn.exchanges)
+        for call in self.calls:
+            if call.reset:
+                self.reached["reset before it began"] += not call.begun
+                if call.frozen is None:
+                    call.frozen = self.frames[call.stream]
+                assert self.frames[call.stream] == call.frozen, "a stream was written to that the client has reset"
+
+    def check_answers(self) -> None:
+        for call in self.calls:
+            answer = self.client[call.stream]
+            if call.reset:
+                continue
+            assert call.begun == 1
+            status, body = call.expected
+            assert answer.status == status
+            if call.breaks_off:
+                assert (answer.ended, answer.reset) == (False, H2ErrorCode.INTERNAL_ERROR)
+                continue
+            assert answer.ended
+            assert answer.reset in (None, H2ErrorCode.NO_ERROR)
+            self.reached["answered early"] += answer.reset is not None
+            if status == 200:
+                assert bytes(answer.body) == body
