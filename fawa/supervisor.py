@@ -304,7 +304,9 @@ class Supervisor:
                 nursery.start_soon(tls.rotate, self._certificate, self._tls_folder)
                 address = settings.listen_tls
                 endpoints += await bind(address.host, address.port, self._certificate.context)
-        except (OSError, tls.TlsError) as error:
+        except OSError as error:
+            raise StartError(error.strerror or str(error)) from error
+        except tls.TlsError as error:
             raise StartError(str(error)) from error
         return endpoints
 
