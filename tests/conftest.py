@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.daemon import Daemon, running
+
+# The everyday run tries the same examples each time, so that it says something about the change at hand; run
+# with HYPOTHESIS_PROFILE=search to look for new ones. A timing never decides a test.
+settings.register_profile("everyday", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "everyday"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -77,8 +77,8 @@ async def run(options: argparse.Namespace) -> None:
 
 def _connect(options: argparse.Namespace) -> AbstractAsyncContextManager[Channel]:
     try:
-        parse_server(options.server)
-        _trust(options).context("h2")
+        if parse_server(options.server).scheme == "https" or options.ca is not None:
+            _trust(options).context("h2")
     except ValueError as error:
         raise UsageError(str(error)) from error
     return connect(options.server, dialect=options.dialect, ca=options.ca, insecure=options.insecure)

@@ -49,6 +49,8 @@ class Cors:
         origin = exchange.header(b"origin")
         if origin is None:
             return True
+        # No origin has a tab, and no HTTP/2 engine need send one.
+        origin = origin.replace(b"\t", b" ")
         exchange.extra_headers.append((b"vary", b"origin"))
         if self.allows(origin.decode("latin-1")):
             exchange.extra_headers.append((b"access-control-allow-origin", origin))
@@ -58,6 +60,6 @@ class Cors:
         headers = [(b"access-control-allow-methods", _METHODS), (b"access-control-max-age", _MAX_AGE)]
         if asked := exchange.header(b"access-control-request-headers"):
             # Every header may be sent: metadata is the caller's to name, and nothing is trusted for its name.
-            headers.append((b"access-control-allow-headers", asked))
+            headers.append((b"access-control-allow-headers", asked.replace(b"\t", b" ")))
         exchange.start(204, headers, end=True)
         return False

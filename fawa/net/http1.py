@@ -100,6 +100,7 @@ class H1Exchange(Exchange):
             return False
         length = self.header(b"content-length")
         rest = math.inf if length is None else int(length) - self.bytes_in - self.buffered
+        # Whether a body comes that was expected to be asked for nobody knows (RFC 9110 section 10.1.1).
         return self.expects or rest > _DISCARD_MOST
 
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
@@ -184,7 +185,6 @@ class H1Connection(Connection[H1Exchange]):
         self._exchange: H1Exchange | None = None
         #: Bytes received behind it, of an unfinished head, and of a body that nobody wants.
         self._ahead = 0
-        self._discarded = 0
         #: A request has been answered, and the rest of its body is still to come.
         self._discarding = False
         #: The client has closed its sending side.
@@ -196,7 +196,7 @@ class H1Connection(Connection[H1Exchange]):
             self._input_ended = True
             self.stop_reading()
             return
-        if self._exchange is None and self._ahead == 0:
+        if self._exchange is None and self._ahead == 0 and not self._discarding:
             # From the first byte of a head: a client that sends it drop by drop gains nothing.
             self.set_deadline(trio.current_time() + self.limits.header_timeout)
         self._ahead += len(data)
@@ -220,8 +220,6 @@ class H1Connection(Connection[H1Exchange]):
             elif isinstance(event, Data):
                 if self._exchange is not None:
                     self._exchange.feed(event.data)
-                else:
-                    self._discard(len(event.data))
             elif isinstance(event, EndOfMessage):
                 self._ahead = 0
                 if self._exchange is not None:
@@ -269,21 +267,12 @@ class H1Connection(Connection[H1Exchange]):
                 self._next()  # half-closed: what the client sent before is still answered
         elif exchange.ended:
             self._next()
-        elif exchange.expects:
-            # The body was not asked for, and whether it comes nobody knows (RFC 9110 section 10.1.1).
-            self.stop_reading()
         else:
             self._discarding = True
             self.set_deadline(trio.current_time() + self.limits.body_timeout)
 
-    def _discard(self, size: int) -> None:
-        self._discarded += size
-        if self._discarded > _DISCARD_MOST:
-            self.stop_reading()
-
     def _next(self) -> None:
         """The response is out and the request is all read: turn to the next one."""
-        self._discarded = 0
         self._discarding = False
         self.set_deadline(trio.current_time() + self.limits.idle_timeout)
         try:

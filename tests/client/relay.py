@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,9 +22,17 @@ class Relay:
     #: For each connection that is to break, after how many bytes from the server. Others are left alone: a
     #: connection that carries less does not use a cut up.
     cuts: list[int] = attrs.field(factory=list)
+    #: Bytes from the server in all, after which no more is passed until `go_on`.
+    hold_at: float = math.inf
     #: Bytes from the server in all.
     passed: int = 0
     broken: int = 0
+    _released: trio.Event = attrs.field(factory=trio.Event)
+
+    def go_on(self) -> None:
+        """Pass on what was held."""
+        self.hold_at = math.inf
+        self._released.set()
 
     async def serve(self, client: trio.SocketStream) -> None:
         host, _, port = self.target.rpartition(":")
@@ -50,6 +59,8 @@ class Relay:
                     del self.cuts[0]
                     self.broken += 1
                     return
+                if self.passed >= self.hold_at:
+                    await self._released.wait()
                 await client.send_all(data)
                 passed += len(data)
                 self.passed += len(data)

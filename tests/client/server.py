@@ -62,6 +62,10 @@ class Server:
         return f"{scheme}://{self.endpoint.address}"
 
 
+#: Seconds a test of a connection may take before it is clear that it never ends.
+PATIENCE = 60.0
+
+
 @asynccontextmanager
 async def serving(
     *implementations: IServable,
@@ -69,6 +73,7 @@ async def serving(
     limits: Limits | None = None,
     tls: ssl.SSLContext | None = None,
     port: int = 0,
+    patience: float = PATIENCE,
 ) -> AsyncIterator[Server]:
     """Serve RPC implementations and plain routes until the block ends; then every connection breaks."""
     router = Router(serve.not_found)
@@ -81,7 +86,8 @@ async def serving(
         server = Server(door, endpoints[0], trio.CancelScope())
         await nursery.start(server.run)
         try:
-            yield server
+            with trio.fail_after(patience):
+                yield server
         finally:
             nursery.cancel_scope.cancel()
 
@@ -175,10 +181,18 @@ class ScriptedServer:
         return Script(await self._waiting.receive())
 
     def channel(
-        self, dialect: str = "grpc", *, http: str = "2", limits: H2Limits | None = None, most: int = 16
+        self,
+        dialect: str = "grpc",
+        *,
+        http: str = "2",
+        limits: H2Limits | None = None,
+        most: int = 16,
+        patience: float = PATIENCE,
     ) -> AbstractAsyncContextManager[Channel]:
         """Open a channel to this server."""
-        return open_channel(self.dial, AUTHORITY, dialect, http=http, limits=limits, most=most)
+        return open_channel(
+            self.dial, AUTHORITY, dialect, http=http, limits=limits, most=most, patience=patience
+        )
 
 
 @asynccontextmanager
@@ -191,6 +205,7 @@ async def open_channel(
     scheme: str = "http",
     limits: H2Limits | None = None,
     most: int = 16,
+    patience: float = PATIENCE,
 ) -> AsyncIterator[Channel]:
     """Open a channel, as `connect` does, over connections of a test's own making."""
     reconnecting = Reconnecting(dial)
@@ -201,6 +216,7 @@ async def open_channel(
         else:
             pool = H1Pool(reconnecting, nursery, authority, most)
         try:
-            yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))
+            with trio.fail_after(patience):
+                yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))
         finally:
             pool.close()

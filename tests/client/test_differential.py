@@ -27,6 +27,7 @@ from fawa.proto.greet.v1.greet_pb2 import (
     SayHelloResponse,
 )
 from fawa.rpc.envelope import EnvelopeReader, pack
+from tests.client.asking import start
 from tests.client.greet import GREET_BIDI_STREAM, GREET_CLIENT_STREAM, GREET_STREAM, SAY_HELLO
 from tests.client.server import AUTHORITY, ScriptedServer, open_channel
 
@@ -127,15 +128,15 @@ async def test_h2_understands_the_client(window: int, seed: int) -> None:
     server = ScriptedServer()
     chance = random.Random(seed)
     async with server.channel() as channel, trio.open_nursery() as nursery:
-        nursery.start_soon(use_all, channel, "first")
+        first = start(nursery, lambda: use_all(channel, "first"))
         hyper = Hyper((await server.accept()).stream, window=window)
-        async with trio.open_nursery() as serving:
-            serving.start_soon(hyper.run)
-            async with trio.open_nursery() as users:
-                for _ in range(8):
-                    users.start_soon(use_all, channel, "x" * chance.choice([0, 1, 16384, 65536, 200_000]))
-            await trio.testing.wait_all_tasks_blocked()
-            serving.cancel_scope.cancel()
+        nursery.start_soon(hyper.run)
+        # Once its SETTINGS are known: h2 itself cannot recover from a window that shrinks below nothing.
+        await first.answer()
+        async with trio.open_nursery() as users:
+            for _ in range(8):
+                users.start_soon(use_all, channel, "x" * chance.choice([0, 1, 16384, 65536, 100_000]))
+        nursery.cancel_scope.cancel()
     assert len(hyper.heads) == 9 * 4
     for head in hyper.heads:
         assert (head[":method"], head[":scheme"], head[":authority"]) == ("POST", "http", AUTHORITY)

@@ -317,7 +317,7 @@ async def test_no_call_is_lost_when_connections_are_replaced(
         await stream.send_message(SayHelloResponse(resp=request.name))
 
     async with (
-        serving(Greeter(unary=greet), limits=servers) as server,
+        serving(Greeter(unary=greet), limits=servers, patience=300) as server,
         connect(server.url, h2_limits=own) as channel,
         trio.open_nursery() as nursery,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -106,7 +107,7 @@ async def test_the_server_is_told_what_remains(autojump_clock: trio.testing.Mock
 
 async def test_a_call_without_a_deadline_waits(autojump_clock: trio.testing.MockClock) -> None:
     server = ScriptedServer()
-    async with server.channel() as channel, trio.open_nursery() as nursery:
+    async with server.channel(patience=math.inf) as channel, trio.open_nursery() as nursery:
         nursery.start_soon(unary, channel, None)
         script = await server.accept()
         request = await script.next(Request)

@@ -30,7 +30,18 @@ from fawa.net.engine import (
     WindowUpdate,
     header_list,
 )
-from tests.net.talk import CHUNKINGS, CONTINUATION, HEADERS, SETTINGS, H2Client, frame, frames, head, pieces
+from tests.net.talk import (
+    CHUNKINGS,
+    CONTINUATION,
+    HEADERS,
+    SETTINGS,
+    H2Client,
+    examples,
+    frame,
+    frames,
+    head,
+    pieces,
+)
 
 
 def server() -> H2Engine:
@@ -85,8 +96,7 @@ def ours(chunks: Sequence[bytes]) -> tuple[Understood, bytes]:
                     seen[event.stream_id].ended = True
                 case RstStream():
                     seen[event.stream_id].reset = event.error_code
-                case Ping():
-                    assert not event.ack
+                case Ping() if not event.ack:
                     seen.pings.append(event.data)
                 case WindowUpdate():
                     seen.windows.append((event.stream_id, event.increment))
@@ -251,7 +261,7 @@ def continued(data: bytes, step: Step) -> bytes:
     return out
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(STEPS, max_size=15), CHUNKINGS)
 def test_what_an_h2_client_says_means_the_same(steps: list[Step], sizes: list[int]) -> None:
     data = said(steps)
@@ -325,7 +335,7 @@ def test_crumbs_of_cookies_stay_apart() -> None:
     assert [value for name, value in seen[stream].request if name == b"cookie"] == [b"a=b", b"c=d"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(STEPS, min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 1000), st.binary(max_size=3)), min_size=1, max_size=3),
@@ -356,7 +366,7 @@ def test_damaged_frames_are_never_taken_for_more_than_h2_takes(
 # What we say
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     answers=st.lists(
         st.tuples(

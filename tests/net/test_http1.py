@@ -269,6 +269,25 @@ async def test_a_body_thrown_away_that_never_comes_ends_without_a_second_answer(
         assert [a.body for a in heard(talk, "POST")] == [b"/a"]
 
 
+async def test_a_body_thrown_away_has_more_time_than_a_head(autojump_clock: MockClock) -> None:
+    go = trio.Event()
+
+    async def slow_then_deaf(exchange: Exchange) -> None:
+        if exchange.path == "/slow":
+            await go.wait()
+        exchange.respond(200, [], exchange.path.encode())
+
+    async with line(H1Connection, slow_then_deaf) as talk:
+        await talk.send(request("/slow"))
+        await talk.send(request("/deaf", "POST", "content-length: 6"))
+        go.set()
+        await settle()
+        for piece in (b"abc", b"def" + request("/next")):
+            await trio.sleep(20)  # a head has 15 seconds
+            await talk.send(piece)
+        assert [a.body for a in heard(talk, "GET", "POST", "GET")] == [b"/slow", b"/deaf", b"/next"]
+
+
 # Clients that go
 
 
