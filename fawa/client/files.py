@@ -270,6 +270,8 @@ class Download:
                 found = read_slice_untrusted(response.status, response.headers)
                 if found is None or found.start not in (0, part.size):
                     raise _StartOver(f"the link answers with HTTP status {response.status}")
+                if found.start and found.facts.tag != facts.tag:
+                    raise _StartOver("the link leads to something else now")
                 if found.start == 0:
                     # Another content, or a server without ranges: this is the whole.
                     part.restart(found.facts.tag)

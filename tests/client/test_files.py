@@ -6,7 +6,7 @@ import functools
 import io
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -405,6 +405,27 @@ async def refuse_ranges(exchange: Exchange) -> None:
     exchange.respond(200, [(b"etag", tag)], CONTENT)
 
 
+def changed(*, heeds_if_range: bool) -> Callable[[Exchange], Awaitable[None]]:
+    """A server with ranges, whose content has changed since the first look."""
+
+    async def page(exchange: Exchange) -> None:
+        fields = dict(exchange.headers)
+        wanted = fields[b"range"]
+        if wanted == b"bytes=0-0":
+            span = b"bytes 0-0/%d" % len(CONTENT)
+            exchange.respond(206, [(b"etag", b'"first"'), (b"content-range", span)], b"?")
+            return
+        if heeds_if_range and fields.get(b"if-range", b'"second"') != b'"second"':
+            exchange.respond(200, [(b"etag", b'"second"')], CONTENT)
+            return
+        start = int(wanted.removeprefix(b"bytes=").partition(b"-")[0])
+        span = b"bytes %d-%d/%d" % (start, len(CONTENT) - 1, len(CONTENT))
+        headers = [(b"etag", b'"second"'), (b"content-range", span)]
+        exchange.respond(206, headers, bytes(len(CONTENT) - start))
+
+    return page
+
+
 async def say_gone(exchange: Exchange) -> None:
     """Good at first, then not."""
     if dict(exchange.headers).get(b"range") == b"bytes=0-0":
@@ -427,8 +448,21 @@ async def say_nothing_firm(exchange: Exchange) -> None:
     exchange.respond(200, [(b"etag", b'W/"weak"')], CONTENT)
 
 
-@pytest.mark.parametrize("page", [refuse_ranges, say_gone, say_nonsense, say_nothing_firm, None])
-async def test_a_useless_link_costs_only_the_start(here: Path, page: Callable[..., Any] | None) -> None:
+@pytest.mark.parametrize(
+    ("page", "told_so"),
+    [
+        pytest.param(refuse_ranges, False, id="no ranges"),
+        pytest.param(changed(heeds_if_range=True), False, id="changed"),
+        pytest.param(changed(heeds_if_range=False), True, id="changed, and no If-Range"),
+        pytest.param(say_gone, True, id="gone"),
+        pytest.param(say_nonsense, True, id="nonsense"),
+        pytest.param(say_nothing_firm, False, id="weak tag"),
+        pytest.param(None, False, id="cannot be reached"),
+    ],
+)
+async def test_a_useless_link_costs_only_the_start(
+    here: Path, page: Callable[[Exchange], Awaitable[None]] | None, told_so: bool
+) -> None:
     pieces = [ReceiveFileResponse(chunk_data=CONTENT[at : at + 50_000]) for at in range(0, 3_000_000, 50_000)]
     liar = Liar(messages=[*whole(CONTENT)[:1], *pieces])
     routes = {} if page is None else {"/link": Route(("GET",), page)}
@@ -441,8 +475,7 @@ async def test_a_useless_link_costs_only_the_start(here: Path, page: Callable[..
             assert resumed_from == 0
             assert relay.broken == 1
     assert names_in(here) == ["x"]
-    starting_over = any("starting from the beginning" in note for note in told.notes)
-    assert starting_over == (page in (say_gone, say_nonsense))
+    assert any("starting from the beginning" in note for note in told.notes) == told_so
 
 
 async def test_a_link_that_asks_for_patience_gets_it(tmp_path: Path, here: Path) -> None:

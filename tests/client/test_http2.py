@@ -220,6 +220,38 @@ async def test_a_reset_after_the_whole_answer_is_no_error() -> None:
         assert await asked.answer() == "fine"
 
 
+async def test_a_sender_and_a_receiver_both_learn_of_an_early_answer() -> None:
+    server = ScriptedServer()
+    async with server.channel() as channel, trio.open_nursery() as nursery:
+
+        async def call() -> str:
+            async with channel.client_stream(GREET_CLIENT_STREAM) as many, trio.open_nursery() as senders:
+
+                async def send() -> None:
+                    while True:
+                        await many.send(GreetClientStreamRequest(name="x" * 100_000))
+                        await trio.lowlevel.checkpoint()
+
+                senders.start_soon(send)
+                answer = await many.recv()
+                assert answer is not None
+                assert await many.recv() is None
+                senders.cancel_scope.cancel()
+            return answer.summary
+
+        asked = start(nursery, call)
+        script = await server.accept()
+        request = await script.next(Request)
+        script.head(request.stream_id)
+        await script.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        script.message(request.stream_id, GreetClientStreamResponse(summary="fine"))
+        script.end(request.stream_id)
+        script.engine.stream(request.stream_id).reset(H2ErrorCode.NO_ERROR)
+        await script.flush()
+        assert await asked.answer() == "fine"
+
+
 # GOAWAY and rotation
 
 

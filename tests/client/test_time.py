@@ -137,6 +137,10 @@ async def test_a_call_whose_deadline_has_passed_stays_ended(autojump_clock: trio
             with pytest.raises(GRPCError) as caught:
                 await talk.recv()
             assert caught.value.status in (Status.DEADLINE_EXCEEDED, Status.CANCELLED)
+        # The server need not wait until the block ends.
+        script = await server.accept()
+        request = await script.next(Request)
+        assert (await script.next(RstStream)).stream_id == request.stream_id
 
 
 # Cancellation

@@ -93,7 +93,7 @@ async def test_slow_clients_do_not_keep_others_from_being_served(capsys: pytest.
                     await stream.send_all(request(f"/{number}"))
                     await read_answer(stream, b"/%d" % number)
         while there.door.connections > HOW_MANY:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         assert there.door.connections == HOW_MANY
         if HOW_MANY > EVERYDAY:
             each = (resident() - before) // HOW_MANY

@@ -56,7 +56,7 @@ async def test_a_false_alarm_is_waited_out() -> None:
         await trio.testing.wait_all_tasks_blocked()
         await far.send(b"one")
         while not got:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()
         assert got == [b"one"]
         await far.send(b"two")

@@ -154,7 +154,7 @@ async def test_connections_over_the_cap_are_turned_away(caplog: pytest.LogCaptur
         await read_answer(first, b"/still")
         await second.aclose()
         while there.door.connections > 1:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         assert await there.get("/after") == b"/after"
         await first.aclose()
 
@@ -195,7 +195,7 @@ async def test_what_only_begins_like_the_preface() -> None:
             async with await there.connect() as stream:
                 for byte in request("/p", method, "connection: close"):
                     await stream.send_all(bytes([byte]))
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
                 [response] = h11_answers(await read_all(stream), [method], ended=True)
                 assert response.body == b"/p"
         for part in (b"", b"P", PREFACE[:20]):
@@ -355,7 +355,7 @@ async def test_drain_lets_calls_finish(clock: MockClock) -> None:
         for stream in (idle, silent):
             await stream.aclose()
         while there.door.connections > 2:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         go.set()
         [response] = h11_answers(await read_all(busy), ["GET"], ended=True)
         assert (response.body, response.header(b"connection")) == (b"/busy", b"close")
@@ -445,7 +445,7 @@ async def test_a_fault_in_the_front_door_ends_one_connection(caplog: pytest.LogC
             assert await read_all(stream) == b""
         assert await there.get("/good") == b"/good"
         while there.door.connections:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == ["connection failed"]
 
 
@@ -458,7 +458,7 @@ async def test_a_connection_that_is_reset(caplog: pytest.LogCaptureFixture) -> N
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await stream.aclose()
         while there.door.connections:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         assert await there.get("/fine") == b"/fine"
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 

@@ -1,0 +1,303 @@
+"""One HTTP/2 connection against a simple model: whatever client and server do in whatever order, room is
+given back, bytes arrive once and in order, and a connection that is done with ends."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import attrs
+import pytest
+import trio.testing
+from grpclib.const import Status
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from fawa.client.errors import ConnectionLost, Refused
+from fawa.client.http2 import H2Client, H2ClientExchange, H2Limits
+from fawa.net.engine import Data, EndOfMessage, Event, GoAway, H2Engine, H2ErrorCode, Request, Role, RstStream
+
+WINDOW = 70_000
+MOST_REQUESTS = 12
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run what does not have to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+@attrs.define(eq=False)
+class Call:
+    """What is known of one exchange, on both sides."""
+
+    exchange: H2ClientExchange
+    finished: bool = False
+    sent: int = 0
+    #: At the server.
+    arrived: bool = False
+    heard: int = 0
+    heard_end: bool = False
+    #: What the server has said.
+    headed: bool = False
+    said: int = 0
+    ended: bool = False
+    reset: int | None = None
+    #: What the client has taken.
+    taken: int = 0
+    closed: bool = False
+
+
+class Conversation(RuleBasedStateMachine):
+    """The wire is the two engines' output, carried over when `carry` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stream, _ = trio.testing.memory_stream_pair()
+        self.client = H2Client(
+            stream, "server.test", "http", H2Limits(stream_window=WINDOW, max_requests=MOST_REQUESTS)
+        )
+        self.server = H2Engine(Role.SERVER, stream_window=65535, connection_window=65535)
+        self.calls: dict[int, Call] = {}
+        self.opened = 0
+        self.goaway: int | None = None
+        self.said_goodbye = False
+        self.carry()
+
+    # The wire
+
+    @rule()
+    def carry(self) -> None:
+        """Carry all that has been said, until neither has more to say."""
+        while True:
+            up = self.client.engine.take()
+            if up:
+                for event in self.server.receive(up):
+                    self.on_server(event)
+            down = self.server.take()
+            if down:
+                self.client.receive(down)
+            if not up and not down:
+                break
+        for call in self.calls.values():
+            self.compare(call)
+
+    def on_server(self, event: Event) -> None:
+        if isinstance(event, Request):
+            self.calls[event.stream_id].arrived = True
+        elif isinstance(event, Data):
+            self.calls[event.stream_id].heard += len(event.data)
+            self.server.release(event.stream_id)
+            self.server.release(0)
+        elif isinstance(event, EndOfMessage):
+            self.calls[event.stream_id].heard_end = True
+        elif isinstance(event, RstStream):
+            call = self.calls[event.stream_id]
+            if call.reset is None:
+                # The client gives up only what its caller is done with.
+                assert call.closed
+                assert event.error_code == H2ErrorCode.CANCEL
+                call.reset = event.error_code
+        elif isinstance(event, GoAway):
+            self.said_goodbye = True
+
+    def compare(self, call: Call) -> None:
+        """Both sides know the same, once all has been carried."""
+        exchange = call.exchange
+        if call.closed:
+            return
+        refused = self.is_left_out(call)
+        assert bool(exchange.status) == call.headed
+        if call.ended and not refused:
+            pending = self.server.stream(exchange.id).pending_bytes
+            assert exchange.ended or pending
+            assert exchange.error is None
+        elif call.reset is not None or refused:
+            assert exchange.error is not None
+            is_refused = isinstance(exchange.error, Refused)
+            assert is_refused == (refused or call.reset == H2ErrorCode.REFUSED_STREAM)
+            assert is_refused <= (exchange.error.status is Status.UNAVAILABLE)
+        else:
+            assert not exchange.is_over
+            assert call.heard <= call.sent
+            if not exchange._stream.pending_bytes:
+                assert call.heard == call.sent
+                assert call.heard_end == call.finished
+
+    # The client
+
+    def open_calls(self) -> list[Call]:
+        return [call for call in self.calls.values() if not call.closed]
+
+    def pick(self, data: st.DataObject) -> Call:
+        return data.draw(st.sampled_from(self.open_calls()))
+
+    @precondition(lambda self: self.client.is_usable and self.client._held < self.client._most)
+    @rule(body=st.none() | st.integers(0, 3000))
+    def open(self, body: int | None) -> None:
+        assert at_once(self.client.acquire())
+        exchange = self.client.open("POST", "/x", [(b"host", b"h")], None if body is None else bytes(body))
+        assert exchange.id not in self.calls
+        self.calls[exchange.id] = Call(exchange, finished=body is not None, sent=body or 0)
+        self.opened += 1
+
+    @precondition(lambda self: self.client.is_usable and self.client._held < self.client._most)
+    @rule()
+    def think_better_of_it(self) -> None:
+        assert at_once(self.client.acquire())
+        self.client.give_back()
+        self.opened += 1
+
+    @precondition(lambda self: self.open_calls())
+    @rule(data=st.data(), size=st.integers(1, 40_000))
+    def push(self, data: st.DataObject, size: int) -> None:
+        call = self.pick(data)
+        if not call.finished:
+            call.exchange.push(bytes(size))
+            call.sent += size
+
+    @precondition(lambda self: self.open_calls())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        call = self.pick(data)
+        if not call.finished:
+            call.exchange.finish()
+            call.finished = True
+
+    @precondition(lambda self: self.open_calls())
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        call = self.pick(data)
+        while call.exchange.buffered:
+            piece = at_once(call.exchange.receive())
+            assert piece == bytes([call.exchange.id & 0xFF]) * len(piece)
+            call.taken += len(piece)
+        assert call.taken <= call.said
+        if call.exchange.ended:
+            assert call.taken == call.said
+            assert at_once(call.exchange.receive()) == b""
+
+    @precondition(lambda self: self.open_calls())
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        call = self.pick(data)
+        call.exchange.close()
+        call.exchange.close()
+        call.closed = True
+        assert call.exchange.is_over
+
+    # The server
+
+    def answering(self) -> list[Call]:
+        return [
+            call
+            for call in self.calls.values()
+            if call.arrived and not call.ended and call.reset is None and not self.is_left_out(call)
+        ]
+
+    def is_left_out(self, call: Call) -> bool:
+        """Whether the server has said that it does nothing with this one."""
+        return self.goaway is not None and call.exchange.id > self.goaway
+
+    @precondition(lambda self: self.answering())
+    @rule(data=st.data(), size=st.integers(0, 60_000))
+    def say(self, data: st.DataObject, size: int) -> None:
+        call = data.draw(st.sampled_from(self.answering()))
+        stream = self.server.stream(call.exchange.id)
+        if not call.headed:
+            stream.send_response(200, [])
+            call.headed = True
+        if size:
+            stream.send_data(bytes([call.exchange.id & 0xFF]) * size)
+            call.said += size
+
+    @precondition(lambda self: self.answering())
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(self.answering()))
+        if call.headed:
+            self.server.stream(call.exchange.id).end_message([(b"grpc-status", b"0")])
+            call.ended = True
+
+    @precondition(lambda self: self.answering())
+    @rule(
+        data=st.data(),
+        code=st.sampled_from(
+            [H2ErrorCode.REFUSED_STREAM, H2ErrorCode.CANCEL, H2ErrorCode.INTERNAL_ERROR, H2ErrorCode.NO_ERROR]
+        ),
+    )
+    def reset(self, data: st.DataObject, code: H2ErrorCode) -> None:
+        call = data.draw(st.sampled_from(self.answering()))
+        self.server.stream(call.exchange.id).reset(code)
+        call.reset = code
+
+    @precondition(lambda self: self.goaway is None and self.calls)
+    @rule(data=st.data())
+    def go_away(self, data: st.DataObject) -> None:
+        self.carry()
+        self.goaway = data.draw(st.sampled_from(sorted(self.calls)))
+        self.server.goaway(self.goaway)
+
+    @precondition(lambda self: self.client.is_usable)
+    @rule(most=st.integers(1, 5))
+    def limit(self, most: int) -> None:
+        self.client.receive(b"\0\0\6\4\0\0\0\0\0\0\3" + most.to_bytes(4, "big"))
+        assert self.client._most == most
+
+    # What always holds
+
+    @invariant()
+    def room_is_given_back(self) -> None:
+        assert self.client._held == len(self.open_calls())
+        assert self.opened <= MOST_REQUESTS
+
+    @invariant()
+    def what_is_buffered_is_bounded(self) -> None:
+        for call in self.open_calls():
+            assert call.exchange.buffered <= 1.5 * WINDOW
+
+    @invariant()
+    def a_connection_that_is_done_with_ends(self) -> None:
+        done = not self.client.is_usable and not self.open_calls()
+        assert self.client._reading.cancel_called == done
+
+    def teardown(self) -> None:
+        self.client._lose(ConnectionLost("over"))
+        for call in self.open_calls():
+            assert call.exchange.is_over
+            call.exchange.push(b"into the void")
+            call.exchange.finish()
+            call.exchange.close()
+        assert self.client._held == 0
+
+
+SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+
+
+# Inside trio's event loop, where there is a time; but nothing in the machine waits.
+
+
+async def test_conversations() -> None:
+    run_state_machine_as_test(Conversation, settings=SETTINGS)
+
+
+async def test_the_machine_sees_a_lost_place() -> None:
+    """The machine can fail: a connection that forgets to give room back is caught."""
+
+    class Leaking(Conversation):
+        def __init__(self) -> None:
+            super().__init__()
+            self.client.give_back = lambda: None  # type: ignore[method-assign]
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Leaking, settings=SETTINGS)
