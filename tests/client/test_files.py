@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -529,7 +530,7 @@ async def test_a_connection_that_keeps_breaking_is_given_up(
             await script.flush()
             await script.hang_up()
 
-    async with server.channel() as channel, trio.open_nursery() as nursery:
+    async with server.channel(patience=math.inf) as channel, trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         told = Told()
         with pytest.raises(ConnectionLost, match=AUTHORITY):
