@@ -16,9 +16,9 @@ import trio
 from fawa.net.connection import Limits
 from fawa.net.engine import PREFACE
 from fawa.net.exchange import Exchange
+from tests.net.door import Open, opened, read_answer, speak_http2
 from tests.net.talk import HEADERS, SETTINGS, WINDOW_UPDATE, frame, request
 from tests.net.test_http2_attacks import block
-from tests.net.test_tcp import Open, opened, read_answer, speak_http2
 
 EVERYDAY = 500
 HOW_MANY = int(os.environ.get("FAWA_SLOW_CONNECTIONS", EVERYDAY))

@@ -21,7 +21,8 @@ from fawa.net.engine import H1Engine, H2Engine
 from fawa.net.exchange import Exchange
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection, H2Exchange
-from tests.net.leader_machine import Drawn, H1Machine, H2Machine, Machine, Seeded
+from tests.net.leader_machine import Drawn, Machine, Seeded
+from tests.net.leader_versions import H1Machine, H2Machine
 from tests.net.talk import examples
 
 

@@ -16,8 +16,8 @@ from fawa.net.exchange import Disconnected, Exchange
 from fawa.net.files import PIECE, read_pieces
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
+from tests.net.door import opened, read_all
 from tests.net.talk import H2Client, Handler, h11_answer, head, line, request
-from tests.net.test_tcp import opened, read_all
 
 SIZE = 3_000_000
 CONTENT = random.Random(0).randbytes(SIZE)
