@@ -244,6 +244,9 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 self._uncork()
                 await self.may_read()
                 data = await self._read()
+                if not self.reading:
+                    # The last answer ended while these bytes were already on their way to this task.
+                    break
                 if not self.is_flushed:
                     self._unanswered += len(data)
                 self._corked = True
