@@ -225,7 +225,7 @@ class BoardStore(Protocol):
         """Remove the copy; does nothing when there is none."""
 
     async def sweep(self, now: float, most: int) -> int:
-        """Remove copies that have expired at `now`, and more until at most `most` bytes remain; return how many.
+        """Remove copies that have expired at `now`, and more until `most` bytes remain; return how many.
 
         Those that would expire next go first.
         """
