@@ -197,8 +197,8 @@ class BoardSettings:
     grace: float = setting(
         Duration(0, YEAR),
         "24h",
-        "How long a copy is kept of a board that nobody is on, and of all boards for when fawad starts again: "
-        "who comes by its code finds the board as it was. 0 keeps none.",
+        "How long a copy of a board is kept that nobody is on, so that who comes by its code finds it as it "
+        "was, also after fawad was started again. 0 keeps none.",
         live=True,
     )
     autosave: float = setting(
