@@ -31,8 +31,7 @@ class Alarms(Generic[T]):
             return
         self._at[who] = at
         heapq.heappush(self._heap, (at, next(self._numbers), who))
-        if at < self._sleep.deadline:
-            self._sleep.deadline = at
+        self._sleep.deadline = min(self._sleep.deadline, at)
 
     def forget(self, who: T) -> None:
         """Do not wake `who`."""

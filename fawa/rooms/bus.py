@@ -10,8 +10,8 @@ from fawa.board.events import Entry, Proposal
 class Bus(Protocol):
     """Takes events and says which place in the order they have: acknowledges them.
 
-    A board's events are told to its clients once they are committed, not before. A bus that answers later than
-    `publish` hands what it has committed to `Room.commit`.
+    A board's events are told to its clients once they are committed, not before. A bus that answers later
+    than `publish` hands what it has committed to `Room.commit`.
     """
 
     def publish(
@@ -33,8 +33,8 @@ class LocalBus:
 
     def publish(
         self,
-        code: str,  # noqa: ARG002  (a bus of many replicas needs it)
-        epoch: str,  # noqa: ARG002
+        code: str,
+        epoch: str,
         after: int,
         proposals: tuple[Proposal, ...],
     ) -> tuple[Entry, ...]:

@@ -16,7 +16,6 @@ from fawa.board.commands import (
     Committed,
     Cursor,
     Draw,
-    Flushed,
     Join,
     Leave,
     Profile,
@@ -70,7 +69,7 @@ class Connection(Protocol):
         """
 
     def close(self, code: int, reason: str) -> None:
-        """Let the adapter's own task end with a close code of `protocols/whiteboard.md`; called at most once."""
+        """Let the adapter's own task end with a code of `protocols/whiteboard.md`; called at most once."""
 
 
 @attrs.frozen
@@ -373,7 +372,7 @@ class Seat:
         return self.room.token(self.client_id)
 
     def draw(self, op: int, events: tuple[DrawEvent, ...]) -> list[Answer]:
-        """Put events on the board; returns what the client is to be told about it, beside the events themselves.
+        """Put events on the board; returns what the client is to be told beside the events themselves.
 
         Args:
             op: the client's number for the first of them, 0 if its wire has none.

@@ -194,9 +194,8 @@ class Rooms:
 
     def _check_number(self) -> None:
         if len(self._rooms) - (SHARED in self._rooms) >= self._settings.max_boards:
-            raise TooManyBoards(
-                f"there are {self._settings.max_boards} boards, as many as may be (board.max_boards): try later"
-            )
+            most = self._settings.max_boards
+            raise TooManyBoards(f"there are {most} boards, as many as may be (board.max_boards): try later")
 
     def _open(self, code: str, saved: bytes | None = None) -> Room:
         board = Board(code, new_epoch(), self._settings.limits, trio.current_time(), saved)
@@ -208,7 +207,9 @@ class Rooms:
         if self._settings.grace == 0:
             raise UnknownBoard(f"there is no board {code}")
         if self._store is None:
-            raise StorageError("the copies of boards are out of reach, as the service 'board' is starting again")
+            raise StorageError(
+                "the copies of boards are out of reach, as the service 'board' is starting again"
+            )
         try:
             return await self._store.get(code, self.clock())
         except NotFound:

@@ -1,7 +1,7 @@
 """Tokens by which a client that returns shows that it is the one it says it is. Pure.
 
-A token is HMAC-SHA-256 (RFC 2104) over a version label, the board's code and the client's id, in URL-safe base64
-without padding: 43 characters. Nothing is stored for it, so it is good for as long as the secret stays.
+A token is HMAC-SHA-256 (RFC 2104) over a version label, the board's code and the client's id, in URL-safe
+base64 without padding: 43 characters. Nothing is stored for it, so it is good as long as the secret stays.
 """
 
 from __future__ import annotations
