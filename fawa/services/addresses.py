@@ -31,7 +31,7 @@ class Proxies:
         Args:
             peer: address and port at the other end of the connection.
             forwarded: the values of its `X-Forwarded-For` headers, in order. Each proxy appends whom it got
-                the request from, so the right-most address that is not a trusted proxy's is the client's; what
+                the request from, so the right-most address that no trusted proxy has is the client's; what
                 stands to the left of it the client may have made up.
 
         """
