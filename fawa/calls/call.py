@@ -104,8 +104,8 @@ class Call(Generic[Received, Sent]):
         """Whether the client can read only once it has said all; asked after its last message.
 
         Then the end of its messages does not mean that it wants no more answers. So it is in browsers, which
-        send a body before they read (gRPC-Web; Connect with one message), and for Connect over HTTP/1.1, which
-        has full-duplex streams over HTTP/2 alone (https://connectrpc.com/docs/protocol).
+        send a body before they read (gRPC-Web; Connect with one message), and with Connect over HTTP/1.1,
+        which has full-duplex streams over HTTP/2 alone (https://connectrpc.com/docs/protocol).
         """
         name = self._dialect.name
         if name.startswith("connect"):
