@@ -221,7 +221,7 @@ class Room:
                 if seat.connection.is_flushed:
                     self._has_left(seat, now)
             for seat in list(self._seats.values()):
-                if seat.number not in self._sending:
+                if seat.number not in self._sending and not seat.closed:
                     self._feed(seat, now)
         except Exception as error:
             self.fail(error)
