@@ -259,7 +259,10 @@ class H1Engine:
         self._until_close = False
         #: The response says `connection: close`.
         self._said_close = False
-        #: The last bytes received.
+        #: Whether the head that was read last came alone: zttp does not give back what came behind it. False
+        #: too where the end of another message came in one piece with it.
+        self.head_is_last = False
+        #: The last bytes received, in case the end of a head is cut up.
         self._tail = b""
 
     def receive(self, data: bytes) -> list[Event]:
@@ -271,7 +274,15 @@ class H1Engine:
             HttpError: the message is malformed or too large; the connection cannot go on.
 
         """
-        self._tail = data[-len(_HEAD_END) :]
+        if data.endswith(_HEAD_END) or len(data) < len(_HEAD_END):
+            seen = self._tail + data
+            self.head_is_last = seen.endswith(_HEAD_END) and seen.find(_HEAD_END) + len(_HEAD_END) == len(
+                seen
+            )
+            self._tail = seen[1 - len(_HEAD_END) :]
+        else:
+            self.head_is_last = False
+            self._tail = data[1 - len(_HEAD_END) :]
         self._conn.receive_data(data)
         return self._events()
 
@@ -405,11 +416,6 @@ class H1Engine:
         self._owed = 0
         self._until_close = True
         self._out.append(head)
-
-    @property
-    def head_is_last(self) -> bool:
-        """Whether nothing was received behind the head that was read last."""
-        return _HEAD_END.endswith(self._tail)
 
     def fail(self, status: int, text: str) -> None:
         """Answer a request that could not be parsed; the connection closes after it."""

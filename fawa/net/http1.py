@@ -216,11 +216,13 @@ class H1Exchange(Exchange):
 
     @property
     def is_flushed(self) -> bool:
-        return not self._conn.queued and self._conn.is_flushed and not self._conn.lost
+        conn = self._conn
+        return not conn.queued and conn.is_flushed and not conn.lost and not self.broken
 
     async def wait_flushed(self) -> None:
         self._conn.flush()
-        await self._conn.wait_room(lambda: self.is_flushed, self._progress)
+        await self._conn.wait_room(lambda: self.is_flushed or self.broken, self._progress)
+        self._check()
 
     def interrupt(self) -> None:
         self._interrupted = True
