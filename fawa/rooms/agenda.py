@@ -76,9 +76,10 @@ class Agenda(Generic[T]):
         self._news.set()
 
     def poll(self, room: T) -> None:
-        """Flush the room again and again, as long as it is sending."""
-        self.sending.add(room)
-        self._news.set()
+        """Look again and again at the room's connections, as long as it is sending."""
+        if room not in self.sending:
+            self.sending.add(room)
+            self._news.set()
 
     def wake(self, room: T, at: float) -> None:
         """Wake the room at `at` on trio's clock, or when it was to be woken anyway if that is earlier."""
@@ -95,8 +96,8 @@ class Agenda(Generic[T]):
         self._news = trio.Event()
 
     def take_dirty(self) -> list[T]:
-        """Return and forget the rooms that are to be flushed, those that are sending among them."""
-        rooms = list(self._dirty | dict.fromkeys(self.sending))
+        """Return and forget the rooms that are to be flushed."""
+        rooms = list(self._dirty)
         self._dirty.clear()
         return rooms
 

@@ -212,16 +212,24 @@ class Room:
 
     def flush(self) -> None:
         """Give every client what is next for it, unless its last batch has not left yet."""
+        self._feed_all(list(self._seats.values()))
+
+    def poll(self) -> None:
+        """Give those what is next for them whose last batch has left meanwhile."""
+        self._feed_all([seat for seat in self._sending.values() if seat.connection.is_flushed])
+
+    def _feed_all(self, seats: list[Seat]) -> None:
         if self._flushing or self.failed:
             return
         self._flushing = True
         try:
             now = trio.current_time()
-            for seat in list(self._sending.values()):
-                if seat.connection.is_flushed:
+            for seat in seats:
+                if seat.number in self._sending:
+                    if not seat.connection.is_flushed:
+                        continue
                     self._has_left(seat, now)
-            for seat in list(self._seats.values()):
-                if seat.number not in self._sending and not seat.closed:
+                if not seat.closed:
                     self._feed(seat, now)
         except Exception as error:
             self.fail(error)

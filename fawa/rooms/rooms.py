@@ -257,6 +257,9 @@ class Rooms:
                 await trio.sleep(agenda.tick)
             for room in agenda.take_dirty():
                 room.flush()
+                await trio.lowlevel.checkpoint()
+            for room in list(agenda.sending):
+                room.poll()
                 if not room.is_sending:
                     agenda.sending.discard(room)
                 await trio.lowlevel.checkpoint()

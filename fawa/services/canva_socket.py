@@ -192,7 +192,8 @@ async def serve_socket(
             # Jitter, not a secret.
             socket.push(text_frame(encode_drain(random.randint(*_RETRY_AFTER))))  # noqa: S311
         await socket.close(end.code, end.reason)
-    socket.exchange.label = f"websocket-{'v2' if speaks_v2 else 'v1'} {socket.close_code or ''}".rstrip()
+    code = socket.close_code if end is None else end.code
+    socket.exchange.label = f"websocket-{'v2' if speaks_v2 else 'v1'} {code}"
 
 
 async def _speak_v1(client: _Client, find: Callable[[], Awaitable[Room]]) -> None:

@@ -43,6 +43,8 @@ class Client:
     closed: tuple[int, str] | None = None
     #: Something that was pushed has not left.
     waits: bool = False
+    #: How often it was asked whether that has left.
+    asked: int = 0
 
     def push(self, batch: Batch) -> bool:
         assert self.closed is None, "pushed to after the end"
@@ -53,6 +55,7 @@ class Client:
 
     @property
     def is_flushed(self) -> bool:
+        self.asked += 1
         self.waits &= self.stuck
         return not self.waits
 

@@ -227,6 +227,27 @@ async def test_what_is_pushed_in_pieces_comes_whole(autojump_clock: MockClock) -
         assert sum(len(stroke["points"]) // 2 - 1 for stroke in strokes) == 200
 
 
+@pytest.mark.parametrize("tick", [0.0, 0.004])
+async def test_a_frozen_client_costs_a_look_now_and_then(autojump_clock: MockClock, tick: float) -> None:
+    async with running(chosen=settings(tick=tick)) as rooms:
+        room = await rooms.create()
+        frozen, calm = Client(V2, stuck=True), Client(V2)
+        room.join(frozen)
+        seat = room.join(calm)
+        seat.draw(0, (draw(1),))
+        await settle()
+        frozen.asked = calm.asked = 0
+        await trio.sleep(10)
+        assert 1 <= frozen.asked <= 2 * 10 / 0.02
+        assert calm.asked == 0
+        frozen.stuck = False
+        await settle()
+        frozen.asked = 0
+        await trio.sleep(10)
+        assert frozen.asked == 0
+        assert frozen.drawn == [1]
+
+
 class _BrokenBoard(Board):
     """An engine with a fault that a certain event brings out."""
 
