@@ -30,7 +30,7 @@ from fawa.board.members import Members
 from fawa.board.peers import PeerState
 from fawa.board.presence import Person, Presence, Slots, Status
 from fawa.board.saved import SavedBoard, SavedRun, pack, unpack
-from fawa.board.tape import Batch
+from fawa.board.tape import Batch, batches_of
 from fawa.board.wire import Wire
 
 
@@ -413,6 +413,9 @@ class Board:
                 self.counts["snapshot"] += 1
             if behind or self._must_repaint(peer, now):
                 reel = channel.reel("repaint", partial(channel.wire.repaint, self._history, self.seq))
+                if op := self._members.committed(peer.client_id):
+                    # Its own events, which would have acknowledged themselves, may be among what is replaced.
+                    reel += batches_of(channel.wire.acknowledge(op), self.limits.batch)
                 peer.give(reel, peer.place._replace(position=channel.tape.end), self.seq)
         if peer.reel:
             return peer.take_batch()
