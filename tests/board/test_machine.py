@@ -69,5 +69,5 @@ def test_a_board_against_a_model() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_fault_is_found(mutant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
-    with pytest.raises((AssertionError, KeyError, IndexError, ValueError)):
+    with pytest.raises(AssertionError):
         run(150)
