@@ -30,7 +30,7 @@ from fawa.board.members import Members
 from fawa.board.peers import PeerState
 from fawa.board.presence import Person, Presence, Slots, Status
 from fawa.board.saved import SavedBoard, SavedRun, pack, unpack
-from fawa.board.tape import Batch
+from fawa.board.tape import Batch, batches_of
 from fawa.board.wire import Wire
 
 
@@ -233,33 +233,50 @@ class Board:
         return [] if peer is None else self._remove(peer, now)
 
     def _draw(self, draw: Draw) -> list[Effect]:
-        if draw.peer not in self._peers:
+        peer = self._peers.get(draw.peer)
+        if peer is None:
             return []
+        if draw.op:
+            return self._draw_numbered(peer, draw)
+        entries = tuple(Proposal(0, stamped(event, draw.peer)) for event in draw.events if event.type != PING)
+        if not entries:
+            return []
+        return [self._read_only(draw)] if self.read_only else [Publish(entries)]
+
+    def _draw_numbered(self, peer: PeerState, draw: Draw) -> list[Effect]:
         effects: list[Effect] = []
         op, events = draw.op, draw.events
-        member = None
-        if op:
-            member = self._members.find(draw.peer, self._peers)
-            again = member.proposed - op + 1
-            if again > 0:
-                # Those not committed yet will come as events, which acknowledges them.
-                if member.committed >= op:
-                    effects.append(Ack(draw.peer, member.committed))
-                op, events = op + again, events[again:]
-        entries = tuple(
-            Proposal(op and op + number, stamped(event, draw.peer))
-            for number, event in enumerate(events)
-            if event.type != PING
-        )
-        if not entries:
-            return effects
+        member = self._members.find(draw.peer, self._peers)
+        again = member.proposed - op + 1
+        if again > 0:
+            # Those not committed yet will come as events, which acknowledges them.
+            if member.committed >= op:
+                effects.append(Ack(draw.peer, member.committed))
+            op, events = op + again, events[again:]
+            if not events:
+                return effects
         if self.read_only:
-            why = self._presence.status.reason or "the board takes no events now"
-            return [*effects, Refuse(draw.peer, draw.op, Problem("read_only", why))]
-        if member is not None:
-            member.proposed = op + len(events) - 1
-        effects.append(Publish(entries))
+            peer.next_op = peer.next_op or op
+            effects.append(self._read_only(draw))
+        elif peer.next_op and op > peer.next_op:
+            # Taken now, it would look as if those between had been taken before.
+            why = f"event {peer.next_op} has not been taken; send it and all after it anew"
+            effects.append(Refuse(draw.peer, draw.op, Problem("out_of_order", why)))
+        else:
+            peer.next_op = op + len(events)
+            member.proposed = peer.next_op - 1
+            effects.append(
+                Publish(
+                    tuple(
+                        Proposal(number, stamped(event, draw.peer)) for number, event in enumerate(events, op)
+                    )
+                )
+            )
         return effects
+
+    def _read_only(self, draw: Draw) -> Refuse:
+        why = self._presence.status.reason or "the board takes no events now"
+        return Refuse(draw.peer, draw.op, Problem("read_only", why))
 
     def _commit(self, entries: tuple[Entry, ...], now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -281,7 +298,8 @@ class Board:
                     channel.append(entry)
                 elif took_back:
                     channel.undo(entry.seq, now, self.limits.repaint)
-                    effects += self._wake(channel.repaint_at)
+                    if channel.repaint_at > now:
+                        effects += self._wake(channel.repaint_at)
         if self.seq != seq and self._peers:
             effects.append(_FLUSH)
         return effects
@@ -303,7 +321,9 @@ class Board:
         if status == self._presence.status:
             return []
         self._presence.set_status(status)
-        self._members.forget_proposals()
+        for client_id in self._members.forget_proposals():
+            if client_id in self._peers:
+                self._peers[client_id].next_op = self._members.committed(client_id) + 1
         return self._lane_changed()
 
     def _tick(self, now: float) -> list[Effect]:
@@ -393,6 +413,9 @@ class Board:
                 self.counts["snapshot"] += 1
             if behind or self._must_repaint(peer, now):
                 reel = channel.reel("repaint", partial(channel.wire.repaint, self._history, self.seq))
+                if op := self._members.committed(peer.client_id):
+                    # Its own events, which would have acknowledged themselves, may be among what is replaced.
+                    reel += batches_of(channel.wire.acknowledge(op), self.limits.batch)
                 peer.give(reel, peer.place._replace(position=channel.tape.end), self.seq)
         if peer.reel:
             return peer.take_batch()
@@ -416,9 +439,12 @@ class Board:
         if channel.tape.after(place.position) > self.limits.lane_backlog:
             self.counts["lane"] += 1
             return frames, place
+        seen = place.cursors
         if place.presence < newest.presence:
-            frames += tuple(channel.wire.presence(self._presence.since(place.presence)))
-        if cursors := self._cursors.since(place.cursors):
+            news = self._presence.since(place.presence)
+            frames += tuple(channel.wire.presence(news))
+            seen = 0 if news.all else seen
+        if cursors := self._cursors.since(seen):
             frames += tuple(channel.wire.cursors(cursors))
         return frames, newest
 

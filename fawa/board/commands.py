@@ -43,7 +43,10 @@ class Leave:
 
 @attrs.frozen
 class Draw:
-    """A peer's events, valid but for their `client_id`, which is set here."""
+    """A peer's events, valid but for their `client_id`, which is set here.
+
+    A ping is dropped where events have no numbers; where they have, no decoder lets one through.
+    """
 
     peer: str
     #: Of the first event; each further one counts one more. 0 where the wire has none.
@@ -86,7 +89,11 @@ class Profile:
 
 @attrs.frozen
 class ReadOnly:
-    """The board stops (the bus is away) or resumes taking events."""
+    """The board stops (the bus is away) or resumes taking events.
+
+    What the bus has not committed by now it never will: those events count as not taken, and whoever numbers
+    its events sends them anew.
+    """
 
     on: bool
     #: For a person.

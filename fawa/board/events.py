@@ -50,7 +50,7 @@ class DrawEvent(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
         return self.stroke != 0 and self.type == UNDO
 
 
-class Proposal(msgspec.Struct, frozen=True):
+class Proposal(msgspec.Struct, frozen=True, gc=False):
     """An event that has no place in the order yet: what a board hands to the bus."""
 
     #: The sender's number for it, counted from 1; 0 where the wire has none.
@@ -58,7 +58,7 @@ class Proposal(msgspec.Struct, frozen=True):
     event: DrawEvent
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A committed event: one that has its place in the board's order."""
 
     #: Counted from 1, without gaps within an epoch.

@@ -48,10 +48,14 @@ class Members:
         if client_id in self._members:
             self._members.move_to_end(client_id)
 
-    def forget_proposals(self) -> None:
-        """What is not committed counts as not taken: the bus may have lost it."""
-        for member in self._members.values():
-            member.proposed = member.committed
+    def forget_proposals(self) -> list[str]:
+        """Count what is not committed as not taken, as the bus lost it; returns whose events those are."""
+        losers = []
+        for client_id, member in self._members.items():
+            if member.proposed != member.committed:
+                member.proposed = member.committed
+                losers.append(client_id)
+        return losers
 
     def items(self) -> Iterable[tuple[str, int]]:
         """Iterate over clients and the last number committed for each, longest away first."""

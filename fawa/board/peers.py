@@ -28,6 +28,8 @@ class PeerState:
     op: int
     #: What follows at once brings it up to this event.
     joined_seq: int
+    #: The number that its next event must have, 0 for any: after joining it knows best what to send.
+    next_op: int = attrs.field(default=0, kw_only=True)
     #: How far it has been given what goes on, once the reel is through.
     place: Place
     #: Seq of the event up to which it was last given the whole board.

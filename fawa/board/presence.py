@@ -69,9 +69,9 @@ class Status:
 
 @attrs.frozen
 class News:
-    """What has changed in the presence since a version."""
+    """What has changed in the presence since a version; first who has gone, as some may have come back."""
 
-    #: `here` is everybody; who is not in it is not here.
+    #: `here` is everybody; who was shown before is to be forgotten, with their cursors.
     all: bool
     here: list[tuple[str, Person]]
     gone: list[str]
@@ -126,12 +126,9 @@ class Presence:
         status = self.status if self._status_version > seen else None
         if seen == 0 or seen < self._forgotten:
             return News(True, self._people.since(0), [], status)
-        here = self._people.since(seen)
-        back = {key for key, _person in here}
         gone: dict[str, None] = {}
         for version, key in reversed(self._gone):
             if version <= seen:
                 break
-            if key not in back:
-                gone[key] = None
-        return News(False, here, list(gone)[::-1], status)
+            gone[key] = None
+        return News(False, self._people.since(seen), list(gone)[::-1], status)

@@ -46,6 +46,10 @@ class Wire(abc.ABC):
     def repaint(self, history: History, seq: int) -> list[bytes]:
         """Return the frames that replace all that was drawn before, and bring it up to `seq`."""
 
+    def acknowledge(self, op: int) -> list[bytes]:
+        """Return the frames that tell a client that its events up to `op` are in what it was just sent."""
+        return []
+
     def presence(self, news: News) -> list[bytes]:
         """Return the frames that tell what has changed in the presence."""
         raise NotImplementedError(f"{type(self).__name__} has no presence")

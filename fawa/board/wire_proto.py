@@ -9,8 +9,9 @@ from fawa.board.history import History
 from fawa.board.wire import Wire, newest, wiped
 from fawa.proto.canva.v1 import canva_pb2 as pb
 
-#: Bytes of the events in a history or replay: gRPC clients take messages of 4 MiB.
-MOST_HISTORY: Final = 3_000_000
+#: Bytes of the events in a history or replay. gRPC clients take messages of 4 MiB, but this many events, more
+#: than 20,000, take long to encode, and everybody waits.
+MOST_HISTORY: Final = 1_000_000
 
 
 def decode_proto(request: pb.ClientDrawRequest) -> DrawEvent | Problem:

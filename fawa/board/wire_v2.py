@@ -292,6 +292,9 @@ class WireV2(Wire):
             for number, strokes in enumerate(pieces)
         ]
 
+    def acknowledge(self, op: int) -> list[bytes]:
+        return [self.frame(encode_ack(op))]
+
     def presence(self, news: News) -> list[bytes]:
         frames = []
         if news.status is not None:
