@@ -232,6 +232,7 @@ def test_every_import_in_fawa_keeps_to_the_table() -> None:
         # One module knows the HTTP parser; nobody knows asyncio.
         ("fawa.net.http2", "import zttp"),
         ("fawa.net.engine", "import trio"),
+        ("fawa.net.http1", "from wsproto.frame_protocol import FrameDecoder"),
         ("fawa.storage.s3", "import asyncio"),
         ("fawa.cli", "import importlib"),
         # Every module has a room.

@@ -276,9 +276,8 @@ class H1Engine:
         """
         if data.endswith(_HEAD_END) or len(data) < len(_HEAD_END):
             seen = self._tail + data
-            self.head_is_last = seen.endswith(_HEAD_END) and seen.find(_HEAD_END) + len(_HEAD_END) == len(
-                seen
-            )
+            first = seen.find(_HEAD_END)
+            self.head_is_last = first >= 0 and first + len(_HEAD_END) == len(seen)
             self._tail = seen[1 - len(_HEAD_END) :]
         else:
             self.head_is_last = False

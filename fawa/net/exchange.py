@@ -192,7 +192,7 @@ class Exchange(abc.ABC):
     def protocol(self) -> str:
         """What the client asks to speak from here on, in lower case, or "".
 
-        By `Upgrade` in a GET without a body on HTTP/1.1 (RFC 9110 section 7.8), or by `:protocol` in an
+        By `Upgrade` in a GET on HTTP/1.1 (RFC 9110 section 7.8), or by `:protocol` in an
         extended CONNECT on HTTP/2 (RFC 8441).
         """
 
@@ -206,7 +206,8 @@ class Exchange(abc.ABC):
         connections end with this exchange.
 
         Raises:
-            Disconnected: as `push`; or the client sent bytes ahead of this answer, and was refused.
+            Disconnected: as `push`; or a client of HTTP/1.1 sent a body, or anything ahead of this answer,
+                and was refused.
             ValueError: nothing was asked for, or a header has a character that would break the head.
 
         """

@@ -185,10 +185,8 @@ class H1Exchange(Exchange):
         asked = self.header(b"upgrade")
         if asked is None or self.method != "GET" or self.version != "1.1":
             return ""
-        options = (
-            b",".join(value for name, value in self.headers if name == b"connection").lower().split(b",")
-        )
-        if b"upgrade" not in [option.strip() for option in options]:
+        options = b",".join(value for name, value in self.headers if name == b"connection")
+        if b"upgrade" not in [option.strip() for option in options.lower().split(b",")]:
             return ""
         return asked.decode("latin-1").lower()
 
@@ -198,7 +196,7 @@ class H1Exchange(Exchange):
             raise ValueError("the client asked for no upgrade")
         conn = self._conn
         if not conn.waits_for_answer:
-            # The engine has them, and nobody can tell what they were meant for (RFC 6455 section 4.1).
+            # The engine has them, and nobody could tell what they were meant for (RFC 6455 section 4.1).
             self.status = 400
             conn.refuse(HttpError("bytes came before the upgrade was answered"))
             raise Disconnected(f"{self.peer} sent bytes before the upgrade was answered")
@@ -210,6 +208,8 @@ class H1Exchange(Exchange):
         self.body_timeout = math.inf
         conn.queued += _HEAD_SIZE
         conn.wake_writer()
+        if self.draining:
+            self.interrupt()
 
     def flush(self) -> None:
         self._conn.flush()
@@ -275,12 +275,9 @@ class H1Connection(Connection[H1Exchange]):
     @property
     def waits_for_answer(self) -> bool:
         """Whether the client has sent its request whole, and nothing behind it."""
-        return (
-            self._exchange is not None
-            and self._exchange.body_over
-            and not self._ahead
-            and (self.engine.head_is_last)
-        )
+        exchange = self._exchange
+        whole = exchange is not None and exchange.body_over
+        return whole and not self._ahead and self.engine.head_is_last
 
     def refuse(self, error: HttpError) -> None:
         """Say what is wrong with what was received, unless an answer has begun, and end the connection."""

@@ -193,6 +193,8 @@ class H2Exchange(Exchange):
         self.start(200, headers)
         self.upgraded = True
         self.body_timeout = math.inf
+        if self.draining:
+            self.interrupt()
 
     def flush(self) -> None:
         self._conn.flush()

@@ -358,7 +358,7 @@ class WebSocket:
             return
         if self._exchange.is_flushed:
             self._pongs = 0
-        if self._pongs < _MOST_PONGS and self.is_open:
+        if self._pongs < _MOST_PONGS:
             self._pongs += 1
             self._say(bytes(_CONTROL.pong(self._ping)))
         self._ping = None
@@ -435,7 +435,6 @@ class WebSocket:
 
     async def _await_close(self) -> None:
         """Read on to the peer's close frame; messages that cross ours are thrown away (section 1.4)."""
-        self._payload = bytearray()
         with trio.move_on_after(self._limits.close_timeout):
             while self.close_code is None:
                 try:
@@ -447,6 +446,8 @@ class WebSocket:
                 else:
                     if frame is None:
                         await self._read()
+                    else:
+                        await trio.lowlevel.checkpoint()
         if self.close_code is None:
             self._cut(f"the peer did not answer the close frame for {self._limits.close_timeout:g} s")
 

@@ -250,7 +250,7 @@ async def test_what_is_pushed_waits_for_a_flush(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("connect", BOTH)
-async def test_who_is_gone_takes_nothing(connect: Connect) -> None:
+async def test_who_is_gone_takes_nothing(autojump_clock: MockClock, connect: Connect) -> None:
     opened: list[Exchange] = []
 
     async def hold(exchange: Exchange) -> None:
@@ -269,7 +269,9 @@ async def test_who_is_gone_takes_nothing(connect: Connect) -> None:
         await exchange.wait_flushed()
 
 
-async def test_a_peer_that_takes_nothing_is_told_by_is_flushed_and_cut_by_abort() -> None:
+async def test_a_peer_that_takes_nothing_is_told_by_is_flushed_and_cut_by_abort(
+    autojump_clock: MockClock,
+) -> None:
     opened: list[Exchange] = []
 
     async def hold(exchange: Exchange) -> None:
@@ -291,10 +293,9 @@ async def test_a_peer_that_takes_nothing_is_told_by_is_flushed_and_cut_by_abort(
         exchange.abort()
         await settle()
         assert talk.lost()
-        # Nobody waited for the write timeout.
-        talk.start_reading()
-        await settle()
-        assert talk.ended()
+        # The connection does not wait for its write timeout.
+        with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+            await talk.stream.send_all(b"anybody there?")
 
 
 async def test_abort_on_http_2_resets_the_stream_and_no_other() -> None:
@@ -317,7 +318,9 @@ async def test_abort_on_http_2_resets_the_stream_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("connect", BOTH)
-async def test_a_peer_that_goes_away_ends_the_application(connect: Connect) -> None:
+async def test_a_peer_that_goes_away_ends_the_application(
+    autojump_clock: MockClock, connect: Connect
+) -> None:
     ends = []
 
     async def hold(exchange: Exchange) -> None:
@@ -363,6 +366,36 @@ async def test_the_end_of_the_service_interrupts_it_once(connect: Connect) -> No
         assert client.talk.ended()
 
 
+async def test_an_upgrade_answered_after_the_end_of_the_service_began_is_interrupted_too() -> None:
+    go = trio.Event()
+    told: list[bool] = []
+
+    async def late(exchange: Exchange) -> None:
+        await go.wait()
+        exchange.upgrade([])
+        with pytest.raises(Interrupted):
+            await exchange.receive()
+        told.append(exchange.draining)
+        exchange.finish()
+
+    async with line(H1Connection, late) as talk:
+        await talk.send(UPGRADE)
+        talk.conn.start_drain()
+        go.set()
+        await settle()
+        assert talk.ended()
+    async with line(H2Connection, late) as talk:
+        go = trio.Event()
+        client = H2Client()
+        client.open(head("/", "CONNECT", (b":protocol", b"websocket")))
+        await client.turn(talk)
+        talk.conn.start_drain()
+        go.set()
+        await client.turn(talk)
+        await settle()
+    assert told == [True, True]
+
+
 async def test_moving_to_a_new_connection_does_not_interrupt_what_is_open() -> None:
     limits = Limits(max_requests=2)
     async with over_http2(echo, limits=limits) as client:
@@ -383,3 +416,43 @@ async def test_connect_without_a_protocol_is_refused() -> None:
         number = client.open([(b":method", b"CONNECT"), (b":authority", b"h")])
         await client.turn(talk)
         assert client[number].reset is not None
+
+
+async def test_who_waits_for_a_stream_that_is_reset_learns_it_at_once(autojump_clock: MockClock) -> None:
+    opened: list[Exchange] = []
+    ends: list[float] = []
+
+    async def hold(exchange: Exchange) -> None:
+        exchange.upgrade([])
+        opened.append(exchange)
+        await trio.sleep_forever()
+
+    async def wait() -> None:
+        with pytest.raises(Disconnected):
+            await opened[0].wait_flushed()
+        ends.append(trio.current_time())
+
+    async with over_http2(hold) as client, trio.open_nursery() as nursery:
+        http2 = client.http2  # type: ignore[attr-defined]
+        http2.consumes = False
+        opened[0].push(bytes(100_000))
+        nursery.start_soon(wait)
+        assert len(await client.raw()) == 65_535
+        http2.h2.reset_stream(client.stream)  # type: ignore[attr-defined]
+        now = trio.current_time()
+        await http2.turn(client.talk)
+        assert ends == [now]
+
+
+async def test_a_stream_that_was_on_its_way_when_the_service_ended_knows_it() -> None:
+    async def tell(exchange: Exchange) -> None:
+        exchange.respond(200, [], str(exchange.draining).encode())
+
+    async with line(H2Connection, tell) as talk:
+        client = H2Client()
+        early = client.open(head(), end=True)
+        await client.turn(talk)
+        late = client.open(head(), end=True)
+        talk.conn.start_drain()
+        await client.turn(talk)
+        assert (bytes(client[early].body), bytes(client[late].body)) == (b"False", b"True")
