@@ -98,8 +98,8 @@ def admit(exchange: Exchange, allows: Callable[[str], bool]) -> bool:
 
     Args:
         exchange: not answered yet.
-        allows: whether a page of this origin, such as `https://app.example`, may connect. A page from the host
-            that it connects to always may, and what is not a browser names no origin.
+        allows: whether a page of this origin, such as `https://app.example`, may connect. A page from the
+            host that it connects to always may, and what is not a browser names no origin.
 
     """
     if exchange.protocol != "websocket":

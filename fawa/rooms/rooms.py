@@ -296,6 +296,9 @@ class Rooms:
                         await self._store.delete(code)
         finally:
             self._leaving.pop(code, None)
+        _log.debug(
+            "a board that nobody was on has left memory", boards=len(self._rooms), kept=saved is not None
+        )
 
     async def _copy_loop(self) -> None:
         while True:
