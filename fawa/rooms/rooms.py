@@ -110,6 +110,10 @@ class Rooms:
         """How many boards there are."""
         return len(self._rooms)
 
+    def __contains__(self, code: object) -> bool:
+        """Whether the board of that code is in memory."""
+        return code in self._rooms
+
     @property
     def clients(self) -> int:
         """How many clients there are on all boards."""
@@ -130,10 +134,10 @@ class Rooms:
             Draining: the daemon is about to end.
 
         """
-        self._check_draining()
-        self._check_number()
         while (code := new_code()) in self._rooms or await self._is_kept(code):
             pass
+        self._check_draining()
+        self._check_number()
         room = self._open(code)
         self.counts["created"] += 1
         await self._copy(room)
@@ -283,8 +287,7 @@ class Rooms:
         if room.failed:
             return
         self.counts["expired"] += 1
-        # A board that nobody has drawn on is not worth a copy.
-        saved = room.save() if board.seq and self._settings.grace else None
+        saved = room.save() if self._settings.grace else None
         if saved is not None:
             self._leaving[code] = saved
         try:

@@ -42,6 +42,7 @@ V2: Final = "fawa.v2"
 
 #: Close codes.
 _NOT_TEXT: Final = 1003
+_LOST: Final = 1006
 _INVALID: Final = 4400
 _NO_HELLO: Final = 4401
 _GONE: Final = 4404
@@ -174,8 +175,23 @@ async def serve_socket(
     client = _Client(socket, _WIRE_V2 if speaks_v2 else _WIRE_V1, settings)
     end: _End | None = None
     try:
+        end = await _converse(client, find)
+        if end is not None:
+            if end.code == RESTARTING and speaks_v2:
+                # Jitter, not a secret.
+                socket.push(text_frame(encode_drain(random.randint(*_RETRY_AFTER))))  # noqa: S311
+            await socket.close(end.code, end.reason)
+    finally:
+        code = socket.close_code or _LOST if end is None else end.code
+        socket.exchange.label = f"websocket-{'v2' if speaks_v2 else 'v1'} {code}"
+
+
+async def _converse(client: _Client, find: Callable[[], Awaitable[Room]]) -> _End | None:
+    """Converse until the client has gone, or is to be closed as returned."""
+    end: _End | None = None
+    try:
         with client.scope:
-            await (_speak_v2 if speaks_v2 else _speak_v1)(client, find)
+            await (_speak_v2 if client.wire is _WIRE_V2 else _speak_v1)(client, find)
     except _End as said:
         end = said
     except CannotJoin as refused:
@@ -186,14 +202,7 @@ async def serve_socket(
         end = _End(RESTARTING, str(error))
     except (TooManyBoards, StorageError):
         end = _End(SERVER_FAILED, "the board cannot be brought back now")
-    end = client.ending or end
-    if end is not None:
-        if end.code == RESTARTING and speaks_v2:
-            # Jitter, not a secret.
-            socket.push(text_frame(encode_drain(random.randint(*_RETRY_AFTER))))  # noqa: S311
-        await socket.close(end.code, end.reason)
-    code = socket.close_code if end is None else end.code
-    socket.exchange.label = f"websocket-{'v2' if speaks_v2 else 'v1'} {code}"
+    return client.ending or end
 
 
 async def _speak_v1(client: _Client, find: Callable[[], Awaitable[Room]]) -> None:

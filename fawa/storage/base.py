@@ -227,5 +227,5 @@ class BoardStore(Protocol):
     async def sweep(self, now: float, most: int) -> int:
         """Remove copies that have expired at `now`, and more until `most` bytes remain; return how many.
 
-        Those that would expire next go first.
+        Those that would expire next go first. What a copy takes beside its own bytes counts too.
         """

@@ -31,6 +31,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
+#: Bytes that a copy takes beside itself, about: so the bound on their size bounds their number too.
+OVERHEAD: Final = 200
+
 _PUT: Final = """
     INSERT INTO boards (code, saved, size, expires) VALUES (?, ?, ?, ?)
     ON CONFLICT (code) DO UPDATE SET saved = excluded.saved, size = excluded.size, expires = excluded.expires
@@ -62,7 +65,7 @@ class SqliteBoards(Database):
 
     async def put(self, code: str, saved: bytes, expires: float) -> None:
         """Store a copy in place of the one before."""
-        await self._change(_PUT, code, saved, len(saved), expires)
+        await self._change(_PUT, code, saved, len(saved) + OVERHEAD, expires)
 
     async def get(self, code: str, now: float) -> bytes:
         """Return the copy."""

@@ -95,11 +95,22 @@ async def test_without_grace_a_board_that_expires_is_gone(autojump_clock: MockCl
     assert store.puts == 0
 
 
-async def test_a_board_that_nobody_drew_on_is_not_kept(autojump_clock: MockClock) -> None:
+async def test_a_link_to_a_board_works_though_nobody_has_been_there_yet(autojump_clock: MockClock) -> None:
     store = MemoryBoards()
     async with running(store) as rooms:
         room = await rooms.create()
-        assert list(store.copies) == [room.code], "but it is while it is young, in case of a restart"
+        assert list(store.copies) == [room.code], "also if the daemon is killed at once"
+        await trio.sleep(11 * MINUTE)
+        assert rooms.boards == 0
+        assert (await rooms.find(room.code)).board.seq == 0
+
+
+async def test_grace_that_is_taken_away_takes_copies_away(autojump_clock: MockClock) -> None:
+    store = MemoryBoards()
+    async with running(store) as rooms:
+        room = await drawn_on(rooms, 1)
+        await trio.sleep(6)
+        rooms.settings = settings(grace=0.0)
         await trio.sleep(11 * MINUTE)
         assert store.copies == {}
         with pytest.raises(UnknownBoard):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fawa.storage.base import NotFound, StorageError
-from fawa.storage.boards import SqliteBoards, board_store
+from fawa.storage.boards import OVERHEAD, SqliteBoards, board_store
 from fawa.storage.sqlite import metadata_store
 
 HUGE = 1 << 50
@@ -69,14 +69,15 @@ class TestContract:
         assert await store.sweep(101.0, HUGE) == 0
 
     async def test_what_is_too_much_goes_by_expiry(self, store: SqliteBoards) -> None:
-        for code, expires, size in [("a", 104, 10), ("b", 101, 10), ("c", 103, 10), ("d", 102, 10)]:
-            await store.put(code, bytes(size), expires)
-        assert await store.sweep(0.0, 40) == 0
-        assert await store.sweep(0.0, 39) == 1
+        each = 1000 + OVERHEAD
+        for code, expires in [("a", 104), ("b", 101), ("c", 103), ("d", 102)]:
+            await store.put(code, bytes(1000), expires)
+        assert await store.sweep(0.0, 4 * each) == 0
+        assert await store.sweep(0.0, 4 * each - 1) == 1
         assert await kept(store, *"abcd") == "acd"
-        await store.put("d", bytes(1), 102)
-        assert await store.sweep(0.0, 21) == 0, "a copy that was replaced counts as long as it is now"
-        assert await store.sweep(0.0, 10) == 2
+        await store.put("d", b"", 102)
+        assert await store.sweep(0.0, 2 * each + OVERHEAD) == 0, "what was replaced counts no more"
+        assert await store.sweep(0.0, each) == 2
         assert await kept(store, *"abcd") == "a"
         assert await store.sweep(0.0, 0) == 1
 
