@@ -27,7 +27,7 @@ class History:
         self._undone: dict[Stroke, int] = {}
 
     def add(self, entry: Entry) -> bool:
-        """Remember an entry; returns whether it takes back what could be seen until now."""
+        """Remember an entry; returns whether it takes back what somebody may see."""
         event = entry.event
         took_back = False
         if event.type == CLEAR:
@@ -38,8 +38,10 @@ class History:
         elif event.stroke:
             stroke = (event.client_id, event.stroke)
             if event.undoes:
-                took_back = self._drawn.get(stroke, 0) > self._undone.get(stroke, 0)
-                took_back |= self.snapshot.remove(stroke)
+                took_back = self.snapshot.remove(stroke)
+                # What is not remembered any more, some may see still.
+                took_back |= not self.snapshot.is_whole
+                took_back |= self._drawn.get(stroke, 0) > self._undone.get(stroke, 0)
                 self._undone[stroke] = entry.seq
             else:
                 self._drawn[stroke] = entry.seq

@@ -130,7 +130,7 @@ def expand(runs: Iterable[Run]) -> Iterator[DrawEvent]:
 class Snapshot:
     """Folded events, bounded in bytes; beyond the bound the oldest runs go."""
 
-    __slots__ = ("_last", "_limit", "_next", "_runs", "_strokes", "size")
+    __slots__ = ("_last", "_limit", "_next", "_runs", "_strokes", "is_whole", "size")
 
     def __init__(self, limit: int) -> None:
         """Make an empty snapshot of at most about `limit` bytes."""
@@ -142,6 +142,8 @@ class Snapshot:
         self._last: Run | None = None
         #: Bytes taken, about.
         self.size = 0
+        #: Whether nothing has gone beyond the bound.
+        self.is_whole = True
 
     @property
     def runs(self) -> Iterable[Run]:
@@ -181,10 +183,12 @@ class Snapshot:
         self._strokes.clear()
         self._last = None
         self.size = 0
+        self.is_whole = True
 
     def _bound(self) -> None:
         while self.size > self._limit and self._runs:
             _number, run = self._runs.popitem(last=False)
+            self.is_whole = False
             self.size -= _RUN_COST + len(run.points)
             if run.stroke:
                 numbers = self._strokes[run.client_id, run.stroke]

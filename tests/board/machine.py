@@ -43,7 +43,6 @@ class BoardMachine(RuleBasedStateMachine):
     @initialize(limits=st.sampled_from([SMALL, FORGETFUL, ROOMY]), holding=st.booleans())
     def create(self, limits: BoardLimits, holding: bool) -> None:
         self.world = World(limits, holding=holding, reached=reached)
-        self.older_save: tuple[int, bytes] | None = None
         for wire in (V1, V2, PROTO, V2)[: 3 + holding]:
             self.joins(wire, "")
 
@@ -162,7 +161,7 @@ class BoardMachine(RuleBasedStateMachine):
         self.world.draw(self.reader(number), [DrawEvent("clear")])
 
     @v2_is_here
-    @rule(number=who, back=st.integers(0, 3))
+    @rule(number=who, back=st.sampled_from([0, 1, 2, 6, 12]))
     def takes_back(self, number: int, back: int) -> None:
         person = self.v2_reader(number)
         stroke = max(person.stroke - back, 1)
@@ -170,6 +169,14 @@ class BoardMachine(RuleBasedStateMachine):
         if back == 0:
             # What follows is another stroke for those who see it, under the same number or not.
             person.at = (0, 0)
+
+    @v2_is_here
+    @rule(number=who)
+    def takes_back_what_is_old(self, number: int) -> None:
+        person = self.v2_reader(number)
+        self.world.draw(person, [self.world.segment(person, lift=True)])
+        self.from_abroad(12)
+        self.world.draw(person, [DrawEvent("undo", stroke=person.stroke)])
 
     @somebody_is_here
     @rule(number=who)
@@ -248,6 +255,8 @@ class BoardMachine(RuleBasedStateMachine):
                 self.world.arrive(person.client_id)
             if person.client_id in self.world.live:
                 self.world.take(person.client_id)
+            if person.link is link:
+                self.world.draw(person, [self.world.segment(person, lift=False)])
             self.from_abroad(count)
             if self.world.board.peers and count > 20:
                 self.world.advance(self.world.now + 2)
@@ -286,16 +295,15 @@ class BoardMachine(RuleBasedStateMachine):
         assert world.tell(Committed(tuple(world.bus[max(world.arrived - count, 0) : world.arrived]))) == []
         reached["bus repeats"] += 1
 
-    @precondition(lambda self: self.world.arrived + 1 < len(self.world.bus))
-    @rule(skipped=few)
-    def the_bus_skips(self, skipped: int) -> None:
-        """What comes out of order is not applied, and the board says what it misses."""
+    @rule(skipped=few, count=few)
+    def the_bus_skips(self, skipped: int, count: int) -> None:
+        """What comes after a gap is not applied, and the board says what it misses."""
         world = self.world
-        skipped = min(skipped, len(world.bus) - world.arrived - 1)
+        first = world.arrived + skipped + 1
+        event = DrawEvent("draw", client_id=ABROAD)
         before = world.gaps
-        world.tell(
-            Committed(tuple(reversed(world.bus[world.arrived + skipped : world.arrived + skipped + 2])))
-        )
+        effects = world.tell(Committed(tuple(Entry(seq, 0, event) for seq in range(first, first + count))))
+        assert len(effects) == 1
         assert world.gaps == before + 1
         reached["bus skips"] += 1
 
@@ -303,14 +311,24 @@ class BoardMachine(RuleBasedStateMachine):
     def the_bus_goes_away(self, reason: str) -> None:
         if not self.world.board.read_only:
             self.world.lose(self.world.arrived)
+            for person in self.world.people.values():
+                person.must_resend = True
             reached["bus away"] += 1
         self.world.tell(ReadOnly(True, reason))
 
-    @precondition(lambda self: self.world.arrived < len(self.world.bus))
-    @rule()
-    def the_bus_loses_what_it_has(self) -> None:
+    @v2_is_here
+    @rule(number=who)
+    def the_bus_loses_what_it_has(self, number: int) -> None:
+        """And somebody draws on, who has not heard of it yet."""
+        world, person = self.world, self.v2_reader(number)
+        holding, world.holding = world.holding, True
+        world.draw(person, [world.segment(person, lift=True)])
         self.the_bus_goes_away("for a moment")
         self.the_bus_comes_back()
+        person.must_resend = False
+        world.draw(person, [world.segment(person, lift=True)])
+        person.must_resend = True
+        world.holding = holding
 
     @rule()
     def the_bus_comes_back(self) -> None:
@@ -329,39 +347,29 @@ class BoardMachine(RuleBasedStateMachine):
         world = self.world
         for client_id in list(world.live):
             world.notice(client_id)
+        before = world.expiries
         world.advance(max(world.idle_since + world.limits.idle + by, world.now))
-        assert world.expired == (world.now >= world.idle_since + world.limits.idle)
-        if world.expired:
-            self.start_again()
+        assert world.expiries > before or by < 0
 
     @rule()
     def saves(self) -> None:
-        self.older_save = (self.world.arrived, self.world.board.save())
+        self.world.older_save = (self.world.arrived, self.world.board.save())
         assert not self.world.board.changed_since_save
 
     @now_and_then
-    @rule(crash=st.booleans())
-    def restarts(self, crash: bool) -> None:
-        if crash and self.older_save is not None:
-            # What came after the last save is lost.
-            seq, saved = self.older_save
-            self.world.lose(seq)
-            self.come_back(saved)
-            reached["restarted from an older save"] += 1
-        else:
-            self.start_again()
+    @rule()
+    def restarts(self) -> None:
+        self.world.start_again()
 
-    def start_again(self) -> None:
-        """The board is saved, forgotten, and comes back."""
-        self.world.lose(self.world.arrived)
-        self.come_back(self.world.board.save())
-        reached["restarted"] += 1
-
-    def come_back(self, saved: bytes) -> None:
-        for person in self.world.people.values():
-            self.world.cut(person)
+    @precondition(lambda self: self.world.older_save is not None)
+    @rule()
+    def crashes(self) -> None:
+        """What came after the last save is lost."""
+        assert self.world.older_save is not None
+        seq, saved = self.world.older_save
+        self.world.lose(seq)
         self.world.open(saved)
-        self.older_save = None
+        reached["restarted from an older save"] += 1
 
     @rule()
     def all_comes_to_rest(self) -> None:
@@ -380,15 +388,14 @@ class BoardMachine(RuleBasedStateMachine):
             if person.wire is V2 and person.link is None and person.client_id in world.live:
                 world.notice(person.client_id)
         for person in world.people.values():
-            if person.wire is V2 and person.link is not None:
+            if person.link is not None and person.must_resend:
                 world.resend(person)
         world.settle()
-        for person in world.people.values():
-            if person.wire is V2 and person.link is not None:
-                assert person.unsure == {}, "nobody ever said what became of these"
+        assert not any(one.must_resend for one in world.people.values() if one.link is not None)
         for client_id in list(world.live):
             world.notice(client_id)
         assert world.board._channels == {}
         assert not world.board.has_news(world.now)
+        before = world.expiries
         world.advance(world.now + world.limits.idle)
-        assert world.expired
+        assert world.expiries > before

@@ -199,6 +199,18 @@ def undone_strokes_stay_in_the_snapshot(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant
+def forgotten_strokes_stay_on_screens(patch: pytest.MonkeyPatch) -> None:
+    def made(real: Any) -> Any:
+        def add(self: history.History, entry: Entry) -> Any:
+            self.snapshot.is_whole = True
+            return real(self, entry)
+
+        return add
+
+    replaced(patch, history.History, "add", made)
+
+
+@mutant
 def undo_is_not_replayed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Channel, "undo", lambda self, seq, now, pause: None)
 

@@ -56,7 +56,7 @@ class Person:
     #: v2: the number of its next event, and the events that nobody has acknowledged.
     next_op: int = 1
     unsure: dict[int, DrawEvent] = attrs.field(factory=dict)
-    #: Before anything new it sends anew, as it has just joined.
+    #: Before anything new it sends anew what it is unsure about: it has just joined, or was refused.
     must_resend: bool = False
     #: What it saw at earlier times, oldest first: seq, and segments with their strokes.
     memories: deque[tuple[int, list[tuple[Segment, int]]]] = attrs.field(factory=lambda: deque(maxlen=4))
@@ -98,6 +98,7 @@ class World:
         #: Numbered events that were taken, by sender and number.
         self.taken: dict[tuple[str, int], DrawEvent] = {}
         self.gaps = 0
+        self.expiries = 0
         self.open(None)
 
     def open(self, saved: bytes | None) -> None:
@@ -105,13 +106,22 @@ class World:
         self.epochs += 1
         self.board = Board("ABC123", f"epoch {self.epochs}", self.limits, self.now, saved)
         self.wakes = [self.board.wake_at]
-        self.expired = False
+        #: What an earlier save returned, and the event it was made after.
+        self.older_save: tuple[int, bytes] | None = None
         self.idle_since = self.now
         #: Whether the shell has been told to look for what is to be sent.
         self.flush_due = False
         #: Connections by client, as the board must know them.
         self.live: dict[str, Link] = {}
+        for person in self.people.values():
+            self.cut(person)
         self.cursors: dict[str, tuple[int, int]] = {}
+
+    def start_again(self) -> None:
+        """The board is saved, forgotten, and comes back."""
+        self.lose(self.arrived)
+        self.open(self.board.save())
+        self.reached["restarted"] += 1
 
     # The shell
 
@@ -147,7 +157,7 @@ class World:
                 case Expire():
                     assert not self.live, "a board with peers never expires"
                     assert self.now >= self.idle_since + self.limits.idle, "it expires too early"
-                    self.expired = True
+                    self.expiries += 1
                     self.reached["expired"] += 1
                 case Gap(expected, got):
                     assert expected == self.board.seq + 1 < got
@@ -200,6 +210,7 @@ class World:
 
     def refused(self, person: Person, op: int, problem: Problem) -> None:
         self.reached[f"refused: {problem.code}"] += 1
+        person.must_resend = True
         if problem.code == "read_only":
             assert self.board.read_only
         else:
@@ -243,10 +254,13 @@ class World:
 
     def advance(self, until: float) -> None:
         """Let it become `until`; each wake-up comes when it is due."""
-        while self.wakes and min(self.wakes) <= until and not self.expired:
+        while min(self.wakes, default=math.inf) <= until:
             self.now = max(self.now, min(self.wakes))
             self.wakes.remove(min(self.wakes))
+            before = self.expiries
             self.tell(Tick())
+            if self.expiries > before:
+                self.start_again()
         self.now = until
 
     # Coming and going
@@ -443,6 +457,7 @@ class World:
                 assert person.v2.people == here
                 assert person.v2.cursors == self.cursors
                 assert person.v2.status[0] == self.board.read_only
+                assert person.must_resend or person.unsure == {}, "nobody said what became of these"
                 self.reached["pictures compared: v2"] += 1
             else:
                 self.reached[f"pictures compared: {type(person.wire).__name__}"] += 1
@@ -464,13 +479,12 @@ class World:
         assert board.is_empty == (not self.live)
         if board.has_news(self.now):
             assert self.flush_due, "nobody was told that there is something to send"
-        if not self.expired:
-            due = min(map(self.overdue_at, self.live.values()), default=self.now)
-            due = min(due, self.now + self.limits.stall)
-            if not self.live:
-                due = self.idle_since + self.limits.idle
-            assert min(self.wakes) <= due, "the board does not wake in time"
-            assert due > self.now, "somebody should have been closed"
+        due = min(map(self.overdue_at, self.live.values()), default=self.now)
+        due = min(due, self.now + self.limits.stall)
+        if not self.live:
+            due = self.idle_since + self.limits.idle
+        assert min(self.wakes) <= due, "the board does not wake in time"
+        assert due > self.now, "somebody should have been closed"
         for person in self.people.values():
             if person.wire is V2 and person.epoch == f"epoch {self.epochs}" and not person.v2.incomplete:
                 assert person.v2.seq <= self.arrived
