@@ -138,14 +138,14 @@ class _Client:
         self.socket.push(text_frame(document))
         await self.socket.drain()
 
-    async def complain(self, problem: Problem, op: int = 0) -> None:
-        """Tell the client that a document was not taken.
+    async def complain(self, problem: Problem) -> None:
+        """Tell the client that a document is not valid.
 
         Raises:
             _End: that has happened too often.
 
         """
-        await self.say(encode_error(problem, op))
+        await self.say(encode_error(problem))
         now = trio.current_time()
         self._errors.append(now)
         if len(self._errors) == MOST_ERRORS and now - self._errors[0] < ERROR_SPAN:
@@ -292,6 +292,7 @@ async def _answer(client: _Client, answer: Answer) -> None:
         case Ack(_, op):
             await client.say(encode_ack(op))
         case Refuse(_, op, problem):
-            await client.complain(problem, op)
+            # No fault of the client's document, so it does not count.
+            await client.say(encode_error(problem, op))
         case _:
             assert_never(answer)

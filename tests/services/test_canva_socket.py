@@ -167,6 +167,19 @@ async def test_a_bad_document_is_answered_and_the_connection_goes_on(
         assert await ann.ask({"ping": 1}) == [{"pong": 1}]
 
 
+async def test_events_that_come_out_of_order_are_asked_for_and_are_no_errors(
+    autojump_clock: MockClock,
+) -> None:
+    async with site() as here, drawer(here, over_http1, await here.code(), v2=True) as ann:
+        await ann.hello()
+        await ann.hear()
+        assert xs(await ann.ask({"draw": {"op": 1, "events": [event(1)]}})) == [1]
+        for _ in range(30):
+            [error] = await ann.ask({"draw": {"op": 3, "events": [event(3)]}})
+            assert (error["error"]["code"], error["error"]["op"]) == ("out_of_order", 3)
+        assert xs(await ann.ask({"draw": {"op": 2, "events": [event(2), event(3)]}})) == [2, 3]
+
+
 async def test_twenty_errors_in_a_minute_are_too_many(autojump_clock: MockClock) -> None:
     async with site() as here, drawer(here, over_http1, await here.code(), v2=True) as ann:
         await ann.hello()
