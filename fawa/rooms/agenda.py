@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Alarms(Generic[T]):
     """Who is to be woken when, in seconds on trio's clock. An earlier alarm of the same one makes way.
 
-    Holds one alarm for each, so it is bounded by their number (and twice that before it is tidied).
+    Holds one alarm for each, and at most as many again that have made way.
     """
 
     _heap: list[tuple[float, int, T]] = attrs.field(factory=list, init=False)
@@ -31,6 +31,9 @@ class Alarms(Generic[T]):
             return
         self._at[who] = at
         heapq.heappush(self._heap, (at, next(self._numbers), who))
+        if len(self._heap) > 2 * len(self._at):
+            self._heap = [entry for entry in self._heap if self._at.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
         self._sleep.deadline = min(self._sleep.deadline, at)
 
     def forget(self, who: T) -> None:

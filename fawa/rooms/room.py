@@ -52,7 +52,7 @@ class CannotJoin(Exception):  # noqa: N818 - said as it is
 
 
 class Connection(Protocol):
-    """What the adapter of a client gives to a room. Nothing here may wait."""
+    """What the adapter of a client gives to a room. Nothing here may wait, nor raise: all clients would pay."""
 
     @property
     def wire(self) -> Wire:
@@ -184,7 +184,7 @@ class Room:
 
     # What seats ask for.
 
-    def apply(self, seat: Seat, command: Draw | Cursor | Profile) -> list[Answer]:
+    def ask(self, seat: Seat, command: Draw | Cursor | Profile) -> list[Answer]:
         """Have the board do what a client wants; returns what it is to be told at once."""
         return self._apply(command) if seat.number in self._seats else []
 
@@ -314,7 +314,7 @@ class Room:
                 case Ack() | Refuse():
                     answers.append(effect)
                 case Close():
-                    self._close_slot(effect)
+                    self._close_seat(effect)
                 case WakeAt():
                     self._agenda.wake(self, effect.time)
                 case Expire():
@@ -331,7 +331,7 @@ class Room:
         else:
             self._agenda.flush(self)
 
-    def _close_slot(self, close: Close) -> None:
+    def _close_seat(self, close: Close) -> None:
         seat = self._seats.get(close.connection)
         if seat is None:
             return
@@ -385,15 +385,15 @@ class Seat:
             events: valid ones (`fawa.board.events.check`).
 
         """
-        return self.room.apply(self, Draw(self.client_id, op, events))
+        return self.room.ask(self, Draw(self.client_id, op, events))
 
     def move(self, x: int, y: int) -> None:
         """The client's pointer has moved; int32 pixels."""
-        self.room.apply(self, Cursor(self.client_id, x, y))
+        self.room.ask(self, Cursor(self.client_id, x, y))
 
     def change(self, name: str | None, color: str | None) -> None:
         """The client has another name or colour; None: as before."""
-        self.room.apply(self, Profile(self.client_id, name, color))
+        self.room.ask(self, Profile(self.client_id, name, color))
 
     def sent(self) -> None:
         """Everything that was pushed has left. For adapters that know when; the others are asked."""

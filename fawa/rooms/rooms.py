@@ -101,11 +101,6 @@ class Rooms:
         self._agenda.tick = settings.tick
 
     @property
-    def draining(self) -> bool:
-        """Whether nobody joins any more."""
-        return self._draining
-
-    @property
     def boards(self) -> int:
         """How many boards there are."""
         return len(self._rooms)

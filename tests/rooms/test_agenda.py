@@ -54,6 +54,19 @@ async def test_who_is_forgotten_is_not_woken(autojump_clock: MockClock) -> None:
     assert await alarms.next() == "b"
 
 
+async def test_alarms_that_made_way_do_not_gather(autojump_clock: MockClock) -> None:
+    alarms: Alarms[int] = Alarms()
+    start = trio.current_time()
+    for earlier in range(1000):
+        for who in range(3):
+            alarms.set(who, start + 10_000 - 3 * earlier - who)
+            assert len(alarms._heap) <= 2 * 3
+    assert [await alarms.next() for _ in range(3)] == [2, 1, 0]
+    assert trio.current_time() == start + 10_000 - 3 * 999
+    alarms.set(0, start + 20_000)
+    assert await alarms.next() == 0
+
+
 async def test_a_room_stands_once_in_each_list(autojump_clock: MockClock) -> None:
     agenda: Agenda[str] = Agenda(tick=0.004)
     for _ in range(3):

@@ -234,7 +234,7 @@ async def _no_copies(self: Rooms) -> None:
 FAULTS: dict[str, tuple[object, str, object]] = {
     "nobody looks whether who was slow goes on": (Agenda, "poll", lambda self, room: None),
     "nobody is woken": (Agenda, "wake", lambda self, room, at: None),
-    "who is too slow is not closed": (Room, "_close_slot", lambda self, close: None),
+    "who is too slow is not closed": (Room, "_close_seat", lambda self, close: None),
     "who leaves stays": (Room, "leave", lambda self, seat: None),
     "a batch is pushed before the last has left": (Room, "_feed", _feed_regardless),
     "a board that leaves memory is lost": (Room, "save", lambda self: None),
