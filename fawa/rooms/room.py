@@ -52,7 +52,7 @@ class CannotJoin(Exception):  # noqa: N818 - said as it is
 
 
 class Connection(Protocol):
-    """What the adapter of a client gives to a room. Nothing here may wait, nor raise: all clients would pay."""
+    """What the adapter of a client gives to a room. Nothing here may wait, nor raise: all would pay."""
 
     @property
     def wire(self) -> Wire:

@@ -279,10 +279,11 @@ class Rooms:
             del self._rooms[code]
         self._agenda.forget(room)
         self._gone_ladder += board.counts
+        saved = room.save() if self._settings.grace and not room.failed else None
         if room.failed:
+            # Its last copy is better than none.
             return
         self.counts["expired"] += 1
-        saved = room.save() if self._settings.grace else None
         if saved is not None:
             self._leaving[code] = saved
         try:

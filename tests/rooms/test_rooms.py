@@ -267,6 +267,25 @@ async def test_boards_go_on_while_nothing_works_for_them(autojump_clock: MockClo
         nursery.cancel_scope.cancel()
 
 
+async def test_a_copy_that_cannot_be_made_leaves_the_one_before(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryBoards()
+    async with running(store) as rooms:
+        watched, left = await drawn_on(rooms, 1), await drawn_on(rooms, 2)
+        client = Client()
+        seat = watched.join(client)
+        await trio.sleep(6)
+        for room in (watched, left):
+            monkeypatch.setattr(room.board, "save", lambda: 1 // 0)
+        seat.draw(0, (draw(3),))
+        await trio.sleep(11 * MINUTE)
+        assert client.closed == (1011, "the server failed; its log says why")
+        assert rooms.counts["failed"] == 2
+        assert await history(await rooms.find(watched.code)) == [1]
+        assert await history(await rooms.find(left.code)) == [2]
+
+
 async def test_a_copy_that_cannot_be_read_is_no_board(autojump_clock: MockClock) -> None:
     store = MemoryBoards({"AAAAAA": (b"certainly not a board", DAY)})
     async with running(store) as rooms:

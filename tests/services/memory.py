@@ -214,6 +214,8 @@ class LiveStream(MemoryStream[Received, Sent]):
         self.is_half_duplex = is_half_duplex
         self.reads = trio.Event()
         self.reads.set()
+        #: Whether the client is found to be gone when it is sent something.
+        self.breaks = False
         self._say, self._said = trio.open_memory_channel[Received | Exception](1000)
 
     def say(self, *messages: Received | Exception) -> None:
@@ -234,5 +236,7 @@ class LiveStream(MemoryStream[Received, Sent]):
 
     async def send_message(self, message: Sent) -> None:
         await self.reads.wait()
+        if self.breaks:
+            raise Disconnected("gone")
         self.sent.append(message)
         await trio.lowlevel.checkpoint()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from fawa.board.board import BoardLimits
+from fawa.board.commands import ReadOnly
 from fawa.rooms.rooms import RoomsSettings
 from fawa.services.canva import CanvaSettings
 from fawa.services.canva_socket import SocketSettings
@@ -178,6 +179,30 @@ async def test_events_that_come_out_of_order_are_asked_for_and_are_no_errors(
             [error] = await ann.ask({"draw": {"op": 3, "events": [event(3)]}})
             assert (error["error"]["code"], error["error"]["op"]) == ("out_of_order", 3)
         assert xs(await ann.ask({"draw": {"op": 2, "events": [event(2), event(3)]}})) == [2, 3]
+
+
+async def test_a_board_that_takes_no_events(autojump_clock: MockClock) -> None:
+    async with site() as here:
+        room = await here.rooms.create()
+        async with (
+            drawer(here, over_http1, room.code, v2=True) as ann,
+            drawer(here, over_http1, room.code) as old,
+        ):
+            await ann.hello()
+            await ann.hear()
+            room.board.apply(ReadOnly(True, "the bus is away"), trio.current_time())
+            room.flush()
+            assert await ann.hear() == [{"status": {"read_only": True, "reason": "the bus is away"}}]
+            for _ in range(30):
+                [error] = await ann.ask({"draw": {"op": 1, "events": [event(1)]}})
+                assert error["error"] == {"code": "read_only", "message": "the bus is away", "op": 1}
+            assert await old.ask({"draw_event": event(2)}) == []
+            room.board.apply(ReadOnly(False, ""), trio.current_time())
+            room.flush()
+            [status, told] = await ann.ask({"draw": {"op": 1, "events": [event(1)]}})
+            assert status["status"]["read_only"] is False
+            assert xs([told]) == [1]
+            assert xs(await old.ask({"draw_event": event(2)})) == [1, 2]
 
 
 async def test_twenty_errors_in_a_minute_are_too_many(autojump_clock: MockClock) -> None:

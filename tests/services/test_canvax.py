@@ -14,6 +14,7 @@ from grpclib.exceptions import GRPCError
 from trio.testing import MockClock
 
 from fawa.board.board import BoardLimits
+from fawa.board.commands import ReadOnly
 from fawa.net.exchange import Disconnected
 from fawa.proto.canva.v1.canva_pb2 import ClientDrawRequest, ClientDrawResponse, DrawEvent
 from fawa.rooms.rooms import RoomsSettings
@@ -299,6 +300,25 @@ async def test_a_fault_of_the_engine(autojump_clock: MockClock, monkeypatch: pyt
         ann.stream.say(event(1))
         await settle()
         assert ann.status is Status.INTERNAL
+
+
+async def test_a_board_that_takes_no_events(autojump_clock: MockClock) -> None:
+    async with site() as here, calling(here) as ann:
+        room = await here.rooms.shared()
+        room.board.apply(ReadOnly(True, "the bus is away"), trio.current_time())
+        ann.stream.say(event(1))
+        await settle()
+        assert (ann.status, ann.message) == (Status.UNAVAILABLE, "the bus is away")
+
+
+async def test_a_caller_that_cannot_be_written_to(autojump_clock: MockClock) -> None:
+    async with site() as here:
+        with pytest.RaisesGroup(Disconnected):
+            async with calling(here) as ann:
+                ann.stream.breaks = True
+                ann.stream.say(event(1))
+                await settle()
+        assert (await here.rooms.shared()).board.is_empty
 
 
 async def test_what_the_call_raises_comes_out_as_it_is(autojump_clock: MockClock) -> None:
