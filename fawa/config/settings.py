@@ -193,7 +193,12 @@ class BoardSettings:
         "How long events of a board are gathered before they go out together; 0 sends each at once.",
         live=True,
     )
-    idle: float = setting(Duration(1, YEAR), "10m", "How long a board stays in memory with nobody on it.")
+    idle: float = setting(
+        Duration(1, YEAR),
+        "10m",
+        "How long a board stays in memory with nobody on it. A reload changes it for new boards.",
+        live=True,
+    )
     grace: float = setting(
         Duration(0, YEAR),
         "24h",
@@ -211,7 +216,12 @@ class BoardSettings:
         live=True,
     )
     max_boards: int = setting(Integer(1, 10_000_000), "10000", "Boards in memory at once.", live=True)
-    max_peers: int = setting(Integer(1, 1_000_000), "2000", "Clients on one board at once.")
+    max_peers: int = setting(
+        Integer(1, 1_000_000),
+        "2000",
+        "Clients on one board at once. A reload changes it for new boards.",
+        live=True,
+    )
     max_message: int = setting(
         Size(1024, 16 * MIB), "64KiB", "Size of one message of a WebSocket client.", live=True
     )
@@ -224,20 +234,30 @@ class BoardSettings:
     history: int = setting(
         Integer(1, 1_000_000),
         "1000",
-        "Newest events of a board that are kept one by one, for clients that return.",
+        "Newest events of a board that are kept one by one, for clients that return. A reload changes it for "
+        "new boards.",
+        live=True,
     )
     snapshot: int = setting(
         Size(16 * 1024, 256 * MIB),
         "1MiB",
-        "Size of what is kept of a board's older events; its oldest strokes go.",
+        "Size of what is kept of a board's older events; its oldest strokes go. A reload changes it for new "
+        "boards.",
+        live=True,
     )
     backlog: int = setting(
         Size(64 * 1024, 256 * MIB),
         "1MiB",
-        "What may wait to be sent to one client; then it gets a snapshot in place of the events.",
+        "What may wait to be sent to one client; then it gets a snapshot in place of the events. A reload "
+        "changes it for new boards.",
+        live=True,
     )
     stall: float = setting(
-        Duration(0.1, HOUR), "15s", "How long a client may read nothing of what is sent before it is closed."
+        Duration(0.1, HOUR),
+        "15s",
+        "How long a client may take to read 256 KiB, or less if less was sent, before it is closed. A reload "
+        "changes it for new boards.",
+        live=True,
     )
     wrong_codes: int = setting(
         Integer(1, 1_000_000), "20", "Wrong board codes one address may try before it has to wait.", live=True
