@@ -85,7 +85,7 @@ ROOMS = {
     ),
     "fawa.services.canvax": Room(
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.proto fawa.rpc.stream",
-        libraries="attrs grpclib trio",
+        libraries="attrs grpclib multidict trio",
     ),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),

@@ -10,6 +10,7 @@ import attrs
 import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+from multidict import MultiDict
 
 from fawa.board.effects import Refuse
 from fawa.board.events import Problem
@@ -180,21 +181,22 @@ class CanvaRpc(CanvaServiceBase):
             GRPCError: there is none, or this client may not try now.
 
         """
-        exchange = _exchange(stream)
-        named = [value.decode("latin-1") for name, value in exchange.headers if name == BOARD_KEY.encode()]
+        peer, named = _peer(stream), _values(stream, BOARD_KEY)
         if len(named) > 1:
             raise GRPCError(
                 Status.INVALID_ARGUMENT, f"{BOARD_KEY} is given {len(named)} times, and may be once"
             )
-        forwarded = [
-            value.decode("latin-1") for name, value in exchange.headers if name == b"x-forwarded-for"
-        ]
         try:
             if named:
-                return await self.admission.find(named[0].strip(), exchange.peer, forwarded)
+                return await self.admission.find(named[0], peer, _values(stream, "x-forwarded-for"))
             return await self.admission.shared()
         except Refused as refused:
             raise GRPCError(_WHY[refused.why], refused.text) from None
+
+
+def _values(stream: Stream[Any, Any], key: str) -> list[str]:
+    """Return the request metadata under a key."""
+    return [str(value).strip() for value in (stream.metadata or MultiDict()).getall(key, [])]
 
 
 # What grpclib's stream has no word for is asked of our own call object here, and nowhere else.
@@ -204,9 +206,9 @@ def _is_half_duplex(stream: object) -> bool:
     return bool(cast("Any", stream).is_half_duplex)
 
 
-def _exchange(stream: object) -> Exchange:
+def _peer(stream: object) -> str:
     exchange: Exchange = cast("Any", stream).exchange
-    return exchange
+    return exchange.peer
 
 
 @attrs.define(eq=False)

@@ -162,7 +162,7 @@ class MemoryStream(Generic[Received, Sent]):
 
     @property
     def metadata(self) -> MultiDict[str | bytes]:
-        return MultiDict()
+        return MultiDict((name.decode(), value.decode()) for name, value in self.exchange.headers)
 
     async def recv_message(self) -> Received | None:
         await trio.lowlevel.checkpoint()
