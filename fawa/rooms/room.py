@@ -228,6 +228,7 @@ class Room:
                 if seat.number in self._sending:
                     if not seat.connection.is_flushed:
                         continue
+                    del self._sending[seat.number]
                     self._has_left(seat, now)
                 if not seat.closed:
                     self._feed(seat, now)
@@ -244,20 +245,25 @@ class Room:
             if not seat.connection.push(batch):
                 self._sending[seat.number] = seat
                 return
-            self._has_left(seat, now)
+            if not self._has_left(seat, now):
+                return
 
-    def _has_left(self, seat: Seat, now: float) -> None:
-        self._sending.pop(seat.number, None)
+    def _has_left(self, seat: Seat, now: float) -> bool:
+        """Tell the board that what was pushed has left; returns whether there may be more for the client."""
         effects = self.board.flushed(seat.client_id, seat.number, now)
+        if not effects:
+            return False
         # That there is more for this very client is seen next.
-        if effects and effects != _MORE:
+        if effects != _MORE:
             self._perform(effects)
+        return True
 
     def sent(self, seat: Seat) -> None:
         """Give a client what is next for it, as everything that was pushed to it has left."""
         if seat.number in self._sending and not self.failed:
             try:
                 now = trio.current_time()
+                del self._sending[seat.number]
                 self._has_left(seat, now)
                 state = self.board.peers.get(seat.client_id)
                 if state is not None and seat.number in self._seats:
