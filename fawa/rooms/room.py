@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from types import TracebackType
 from typing import Final, Protocol, assert_never
@@ -129,6 +130,11 @@ class Room:
     def is_sending(self) -> bool:
         """Whether something that was pushed has not left yet."""
         return bool(self._sending)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether nobody has been here for so long that the board is to leave memory."""
+        return self.board.is_empty and self.board.wake_at == math.inf
 
     @property
     def needs_copy(self) -> bool:

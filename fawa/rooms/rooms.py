@@ -78,8 +78,6 @@ class Rooms:
     #: `closed <code>`; copies `saved`.
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
     _rooms: dict[str, Room] = attrs.field(factory=dict, init=False)
-    #: Boards that have been taken away, until their copies are stored.
-    _leaving: dict[str, bytes] = attrs.field(factory=dict, init=False)
     _agenda: Agenda[Room] = attrs.field(init=False)
     #: While `run` runs.
     _store: BoardStore | None = attrs.field(default=None, init=False)
@@ -152,14 +150,12 @@ class Rooms:
         room = self._living(code)
         if room is not None:
             return room
-        saved = self._leaving.get(code)
-        if saved is None:
-            saved = await self._load(code)
-            # Somebody else may have brought it back meanwhile.
-            room = self._living(code)
-            if room is not None:
-                return room
-            self._check_draining()
+        saved = await self._load(code)
+        # Somebody else may have brought it back meanwhile.
+        room = self._living(code)
+        if room is not None:
+            return room
+        self._check_draining()
         if code != SHARED:
             self._check_number()
         try:
@@ -266,38 +262,31 @@ class Rooms:
     async def _wake_loop(self) -> None:
         while True:
             (await self._agenda.alarms.next()).tick()
+            await trio.lowlevel.checkpoint()
 
     async def _take_away_loop(self) -> None:
         while True:
             for room in await self._agenda.wait_over():
-                if room.failed or room.board.is_empty:
+                if room.failed or room.has_expired:
                     await self._take_away(room)
 
     async def _take_away(self, room: Room) -> None:
+        """Take a room out of memory, once there is a copy of it, if nobody has come to it by then."""
         code, board = room.code, room.board
+        if not room.failed:
+            await self._copy(room)
+            if self._settings.grace == 0 and self._store is not None:
+                with self._reporting():
+                    await self._store.delete(code)
+            if not room.failed and not room.has_expired:
+                return
         if self._rooms.get(code) is room:
             del self._rooms[code]
         self._agenda.forget(room)
         self._gone_ladder += board.counts
-        saved = room.save() if self._settings.grace and not room.failed else None
-        if room.failed:
-            # Its last copy is better than none.
-            return
-        self.counts["expired"] += 1
-        if saved is not None:
-            self._leaving[code] = saved
-        try:
-            with self._reporting():
-                if self._store is not None:
-                    if saved is not None:
-                        await self._store.put(code, saved, self.clock() + self._settings.grace)
-                    else:
-                        await self._store.delete(code)
-        finally:
-            self._leaving.pop(code, None)
-        _log.debug(
-            "a board that nobody was on has left memory", boards=len(self._rooms), kept=saved is not None
-        )
+        if not room.failed:
+            self.counts["expired"] += 1
+        _log.debug("a board has left memory", boards=len(self._rooms), failed=room.failed)
 
     async def _copy_loop(self) -> None:
         while True:

@@ -98,7 +98,7 @@ def test_a_code_is_good_though_the_daemon_is_killed_right_after(tmp_path: Path) 
 
 
 def left_memory(daemon: Daemon) -> None:
-    daemon.wait_for_event(lambda entry: "has left memory" in entry["event"])
+    daemon.wait_for_event(lambda entry: entry["event"] == "a board has left memory")
 
 
 def test_a_board_that_expired_comes_back(tmp_path: Path) -> None:

@@ -172,21 +172,45 @@ async def test_copies_are_swept(autojump_clock: MockClock) -> None:
     assert [most for _, most in store.sweeps] == [1234, 1234, 1234, 99]
 
 
-async def test_one_that_comes_while_a_board_is_taken_away_finds_it(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_one_that_comes_while_a_board_is_taken_away_keeps_it(
+    autojump_clock: MockClock, leaves: bool
+) -> None:
     store = MemoryBoards()
     async with running(store) as rooms:
         room = await drawn_on(rooms, 1)
         await trio.sleep(5)
         store.gate = trio.Event()
         await trio.sleep(11 * MINUTE)
-        assert rooms.boards == 0
         again = await rooms.find(room.code)
+        assert again is room
         with again.join(Client()) as seat:
             seat.draw(0, (draw(2),))
+            if leaves:
+                seat.leave()
             store.gate.set()
             await settle()
-        assert await rooms.find(room.code) is again
-        assert await history(again) == [1, 2]
+            assert await rooms.find(room.code) is room
+            assert await history(again) == [1, 2]
+            await trio.sleep(11 * MINUTE)
+            assert (room.code in rooms) is not leaves
+        assert await history(await rooms.find(room.code)) == [1, 2]
+
+
+async def test_the_end_comes_while_a_board_is_taken_away(autojump_clock: MockClock) -> None:
+    store = MemoryBoards()
+    async with trio.open_nursery() as nursery, running(store, settings(autosave=HOUR)) as rooms:
+        room = await drawn_on(rooms, 1)
+        gate = store.gate = trio.Event()
+        await trio.sleep(11 * MINUTE)
+
+        @nursery.start_soon
+        async def go_on() -> None:
+            await trio.sleep(1)
+            gate.set()
+
+    async with running(store) as rooms:
+        assert await history(await rooms.find(room.code)) == [1]
 
 
 async def test_two_that_come_at_once_meet_on_one_board(autojump_clock: MockClock) -> None:
