@@ -138,8 +138,12 @@ class Crowd:
             client.socket.close()
         self._poll.close()
 
-    def draw(self, rate: float, seconds: float) -> Drawn:
+    def draw(self, rate: float, seconds: float, pause: float = 0.001) -> Drawn:
         """Send events at this rate, evenly, for so long; return what became of them.
+
+        The crowd looks for what has come every `pause` seconds, which is then in its latencies; 0: at once.
+        Where it wakes for every frame, it may be the limit before the server is, and waking it costs the
+        server more than the write.
 
         Raises:
             CrowdError: what came is not what was sent, or not the same for everybody.
@@ -166,7 +170,11 @@ class Crowd:
                 if not _send(artists[number % len(artists)].socket, frames[number]):
                     give_up = 0  # the server reads no more: it is far behind
                     break
-            self._receive(min(0.001, pace / 1e9))
+            if pause:
+                time.sleep(pause)
+                self._receive(0, len(self._everybody))
+            else:
+                self._receive(0.001, 64)
             now = time.perf_counter_ns()
             if self._tape.count == count and self._all_arrived():
                 break
@@ -187,10 +195,10 @@ class Crowd:
         end = len(self._tape.data)
         return all(client.position == end for client in self._everybody)
 
-    def _receive(self, patience: float) -> None:
-        """Read what has come, of some clients at a time so that sending stays even."""
+    def _receive(self, patience: float, most: int) -> None:
+        """Read what has come to so many clients at most."""
         clients, take = self._clients, self._tape.take
-        for number, _ in self._poll.poll(patience, 64):
+        for number, _ in self._poll.poll(patience, most):
             client = clients[number]
             client.position = take(client.socket, client.position)
             if client.receipts is not None:

@@ -33,8 +33,8 @@ AT_LEAST = {WEBSOCKETS: 2.0, TRIO: 8.0}
 #: CPU time of a delivery to 1,000 clients over that of one to 100.
 COST_AT_MOST = 1.2
 IDLE_KIB = 40
-PER_CPU = ", for each CPU second"
-IDLE = "resident memory for each idle client"
+PER_CPU = ", in a CPU second"
+IDLE = "memory of an idle client"
 
 
 @attrs.frozen
@@ -143,10 +143,8 @@ def compare(report: Report, plan: Plan) -> None:
             report.compare(f"{clients} clients, sustained{PER_CPU}", FAWAD, name)
     if {100, 1000} <= set(plan.crowds):
         for rate in ("sustained", STEADILY):
-            few, many = (
-                report.figures[f"{clients} clients, {rate}{PER_CPU}", FAWAD] for clients in (100, 1000)
-            )
-            what = f"{rate}: CPU time of a delivery to 1000 clients over that of one to 100"
+            few, many = (report.figures[f"{count} clients, {rate}{PER_CPU}", FAWAD] for count in (100, 1000))
+            what = f"CPU time of a delivery, 1000 clients over 100, {rate}"
             for one, other in zip(few.rounds, many.rounds, strict=True):
                 report.record(what, "times", FAWAD, one / other)
             report.bound(what, FAWAD, COST_AT_MOST)
@@ -175,13 +173,15 @@ def check(server: Server, clients: int) -> None:
             raise SystemExit(f"{server.name} did not deliver 10 events in a second to {clients} clients")
 
 
-def draw(report: Report, server: Server, clients: int, rate: float, seconds: float) -> Kept | None:
+def draw(
+    report: Report, server: Server, clients: int, rate: float, seconds: float, pause: float = 0.001
+) -> Kept | None:
     """Let a new crowd draw on a new board; return what it took, `None` when the server did not keep up."""
     try:
         with Crowd(server.address, new_board(server), clients) as crowd:
             rest(server)
             before = server.cpu_seconds()
-            drawn = crowd.draw(rate, seconds)
+            drawn = crowd.draw(rate, seconds, pause)
             cpu = server.cpu_seconds() - before
     except CrowdError as error:
         # What a server does to those too slow, and not what it does anyway: it has passed check().
@@ -244,12 +244,12 @@ def tell(report: Report, server: Server, what: str, kept: Kept) -> None:
     report.record(f"{what}{PER_CPU}", "deliveries", server.name, kept.drawn.deliveries / kept.cpu)
     for percent in (50, 99):
         value = kept.drawn.percentile(percent) * 1000
-        report.record(f"{what}: {percent} % of the deliveries within", "ms", server.name, value)
+        report.record(f"{what}: p{percent}", "ms", server.name, value)
 
 
 def steady(report: Report, server: Server, clients: int, seconds: float) -> None:
     """Measure at a rate that has nothing to do with the server's limit."""
-    kept = draw(report, server, clients, STEADY, seconds)
+    kept = draw(report, server, clients, STEADY, seconds, pause=0)
     if kept:
         tell(report, server, f"{clients} clients, {STEADILY}", kept)
     else:
