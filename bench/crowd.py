@@ -28,8 +28,6 @@ import msgspec
 ARTISTS = 10
 #: Latencies are taken of this many clients, spread evenly over the order in which they came.
 SAMPLED = 50
-#: A server that is this many seconds late with the last event has not kept up.
-PATIENCE = 0.5
 _KEY = base64.b64encode(os.urandom(16)).decode()
 _TEXT = 0x81  # FIN, opcode 1
 
@@ -138,12 +136,12 @@ class Crowd:
             client.socket.close()
         self._poll.close()
 
-    def draw(self, rate: float, seconds: float, pause: float = 0.001) -> Drawn:
+    def draw(self, rate: float, seconds: float, *, pause: float = 0.001, patience: float = 0.5) -> Drawn:
         """Send events at this rate, evenly, for so long; return what became of them.
 
         The crowd looks for what has come every `pause` seconds, which is then in its latencies; 0: at once.
         Where it wakes for every frame, it may be the limit before the server is, and waking it costs the
-        server more than the write.
+        server more than the write. It gives up when something is missing `patience` seconds after the end.
 
         Raises:
             CrowdError: what came is not what was sent, or not the same for everybody.
@@ -161,7 +159,7 @@ class Crowd:
                 client.receipts = (array("q"), array("q"))
         cpu = time.process_time()
         started = now = time.perf_counter_ns()
-        give_up = started + int(count * pace + PATIENCE * 1e9)
+        give_up = started + int(count * pace + patience * 1e9)
         while now < give_up:
             due = min(count, int((now - started) / pace) + 1)
             while len(stamps) < due:

@@ -148,7 +148,7 @@ def compare(report: Report, plan: Plan) -> None:
             for one, other in zip(few.rounds, many.rounds, strict=True):
                 report.record(what, "times", FAWAD, one / other)
             report.bound(what, FAWAD, COST_AT_MOST)
-    if plan.idle:
+    if plan.idle >= 1000:
         report.bound(IDLE, FAWAD, IDLE_KIB)
 
 
@@ -169,8 +169,8 @@ def new_board(server: Server) -> str:
 def check(server: Server, clients: int) -> None:
     """Draw a little before any load: a fast wrong answer is worth nothing."""
     with Crowd(server.address, new_board(server), clients) as crowd:
-        if not crowd.draw(20, 0.5).complete:
-            raise SystemExit(f"{server.name} did not deliver 10 events in a second to {clients} clients")
+        if not crowd.draw(20, 0.5, patience=10).complete:
+            raise SystemExit(f"{server.name} did not deliver 10 events to {clients} clients within 10 s")
 
 
 def draw(
@@ -181,7 +181,7 @@ def draw(
         with Crowd(server.address, new_board(server), clients) as crowd:
             rest(server)
             before = server.cpu_seconds()
-            drawn = crowd.draw(rate, seconds, pause)
+            drawn = crowd.draw(rate, seconds, pause=pause)
             cpu = server.cpu_seconds() - before
     except CrowdError as error:
         # What a server does to those too slow, and not what it does anyway: it has passed check().
@@ -263,7 +263,7 @@ def idle_memory(name: str, clients: int) -> float:
         server = stack.enter_context(serving(name, commands(Path(folder))[name]))
         before = server.memory("VmRSS")
         crowd = stack.enter_context(Crowd(server.address, new_board(server), clients))
-        if not crowd.draw(1, 1).complete:
+        if not crowd.draw(1, 1, patience=10).complete:
             raise SystemExit(f"{name} did not deliver one event to {clients} idle clients")
         rest(server)
         return (server.memory("VmRSS") - before) / clients / 1024
