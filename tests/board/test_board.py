@@ -370,6 +370,11 @@ def test_what_is_no_saved_board_is_refused(change: Callable[[bytes], bytes], why
         board(saved=changed)
 
 
+def test_a_board_does_not_guess_what_a_command_means() -> None:
+    with pytest.raises(AssertionError):
+        board().apply("clear", 0.0)  # type: ignore[arg-type]
+
+
 def test_limits_follow_from_others() -> None:
     assert BoardLimits(backlog=4000).lane_backlog == 1000
     assert attrs.evolve(BoardLimits(), lane_backlog=7).lane_backlog == 7
