@@ -202,6 +202,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             self._ending = True
             self.wake_writer()
             self._timer.cancel()
+            if self.lost:
+                nursery.cancel_scope.cancel()  # the writer may wait for a peer that nobody waits for any more
         if not self.lost:
             await self._linger()
 
@@ -319,6 +321,16 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         """Tell the writer that bytes are queued."""
         if not self._corked:
             self._wake.set()
+
+    def flush(self) -> None:
+        """Send what is queued, at once as far as the socket takes it; any task may call this."""
+        if not self._corked and not self.lost:
+            self._uncork()  # else the leader will
+
+    def break_off(self) -> None:
+        """End the connection now; what is queued is not sent any more."""
+        if not self.lost:
+            self._lose()
 
     def _uncork(self) -> None:
         """Send what the leader's calls have queued, at once if the socket takes it."""
