@@ -94,7 +94,6 @@ class Crowd:
         self._poll = select.epoll()
         self._clients: dict[int, _Client] = {}
         self._tape = _Tape()
-        self.started = time.monotonic()
         try:
             for _ in range(count):
                 self._connect(host, int(port))
@@ -102,8 +101,6 @@ class Crowd:
             self.close()
             raise
         self._everybody = list(self._clients.values())
-        for client in self._everybody[:: max(1, count // SAMPLED)]:
-            client.receipts = (array("q"), array("q"))
 
     def _connect(self, host: str, port: int) -> None:
         connection = socket.create_connection((host, port), timeout=10)
@@ -154,9 +151,8 @@ class Crowd:
         stamps = array("q")
         pace = 1e9 / rate
         self._tape.begin()
-        for client in self._everybody:
-            if client.receipts is not None:
-                client.receipts = (array("q"), array("q"))
+        for client in self._everybody[:: max(1, len(self._everybody) // SAMPLED)]:
+            client.receipts = (array("q"), array("q"))
         cpu = time.process_time()
         started = now = time.perf_counter_ns()
         give_up = started + int(count * pace + patience * 1e9)

@@ -246,6 +246,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 self._uncork()
                 await self.may_read()
                 data = await self._read()
+                if data is None:
+                    break
                 if not self.is_flushed:
                     self._unanswered += len(data)
                 self._corked = True
@@ -283,15 +285,18 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         self.reading = False
         self._lead_scope.cancel()
 
-    async def _read(self) -> bytes:
-        """Return received bytes, `b""` at their end; asks for more at once while the socket is full."""
+    async def _read(self) -> bytes | None:
+        """Return received bytes, `b""` at their end; asks for more at once while the socket is full.
+
+        `None` when the last answer ended while the bytes were already on their way to this task.
+        """
         try:
             data = bytes(await self.stream.receive_some(self._read_size))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._lose()
             return b""
         self._read_size = READ_SIZE_BULK if len(data) == self._read_size else READ_SIZE
-        return data
+        return data if self.reading else None
 
     # Deadline.
 
