@@ -190,7 +190,7 @@ class BoardSettings:
     tick: float = setting(
         Duration(0, 1),
         "4ms",
-        "How long events of a board are gathered before they go out together; 0 sends each at once.",
+        "How long further events of a board are gathered after some have gone out; 0 sends each at once.",
         live=True,
     )
     idle: float = setting(

@@ -375,6 +375,15 @@ class WebSocket:
         """Hand what is queued to the socket, without waiting: see `Exchange.flush`."""
         self._exchange.flush()
 
+    def send_now(self, frame: bytes) -> bool:
+        """Push whole frames and flush; returns `is_flushed`."""
+        if self.is_open:
+            try:
+                return self._exchange.send_now(frame)
+            except Disconnected:
+                pass  # which the task that receives is about to learn
+        return self.is_flushed
+
     @property
     def is_flushed(self) -> bool:
         """Whether the socket has taken all that was pushed; False too when the peer is gone."""

@@ -52,7 +52,7 @@ class RoomsSettings:
 
     #: Bounds of each board that is made from now on.
     limits: BoardLimits = attrs.field(factory=BoardLimits)
-    #: Events are gathered for so long before they go out together; 0 sends each at once.
+    #: After events have gone out, further ones are gathered for so long; 0 sends each at once.
     tick: float = 0.004
     #: How long a copy of a board is kept; 0 keeps none.
     grace: float = 86400.0
@@ -248,8 +248,6 @@ class Rooms:
                     await agenda.wait_news()
             else:
                 await agenda.wait_news()
-            if agenda.tick:
-                await trio.sleep(agenda.tick)
             for room in agenda.take_dirty():
                 room.flush()
                 await trio.lowlevel.checkpoint()
@@ -258,6 +256,9 @@ class Rooms:
                 if not room.is_sending:
                     agenda.sending.discard(room)
                 await trio.lowlevel.checkpoint()
+            if agenda.tick:
+                # What comes meanwhile goes out together; what came after a pause has gone at once.
+                await trio.sleep(agenda.tick)
 
     async def _wake_loop(self) -> None:
         while True:

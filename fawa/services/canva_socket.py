@@ -107,9 +107,7 @@ class _Client:
         return self.socket.is_flushed
 
     def push(self, batch: Batch) -> bool:
-        self.socket.push(batch.data)
-        self.socket.flush()
-        return self.socket.is_flushed
+        return self.socket.send_now(batch.data)
 
     def close(self, code: int, reason: str) -> None:
         self.ending = _End(code, reason)
