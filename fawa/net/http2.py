@@ -10,6 +10,7 @@ import trio
 
 from fawa.net.connection import HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import (
+    MAX_HEADER_BYTES,
     Data,
     EndOfMessage,
     H2Engine,
@@ -209,6 +210,7 @@ class H2Connection(Connection[H2Exchange]):
         self._unconsumed = 0
         #: Twice the window is more than a peer that respects it can have sent.
         self._most_buffered = 2 * limits.stream_window
+        self._strict_head = limits.max_header < MAX_HEADER_BYTES
         self._requests = 0
         self._last_id = 0
         self._refuse_above = _ALL_STREAMS
@@ -224,20 +226,20 @@ class H2Connection(Connection[H2Exchange]):
             self.stop_reading()
             return
         for event in events:
-            match event:
-                case Request():
-                    self._open(event)
-                case EndOfMessage():
-                    if (exchange := self.exchanges.get(event.stream_id)) is not None:
-                        exchange.feed_end()
-                case Data():
-                    self._feed(event)
-                case WindowUpdate():
-                    self.made_progress()
-                case RstStream():
-                    self._drop(event.stream_id)
-                case Ping(ack=True, data=payload) if payload == _GOAWAY_PING:
-                    self._refuse_new()
+            # Events have no subclasses, and `isinstance` is slow to deny.
+            if type(event) is Data:
+                self._feed(event)
+            elif type(event) is EndOfMessage:
+                if (exchange := self.exchanges.get(event.stream_id)) is not None:
+                    exchange.feed_end()
+            elif type(event) is Request:
+                self._open(event)
+            elif type(event) is WindowUpdate:
+                self.made_progress()
+            elif type(event) is RstStream:
+                self._drop(event.stream_id)
+            elif type(event) is Ping and event.ack and event.data == _GOAWAY_PING:
+                self._refuse_new()
         if self.engine.holds_windows:
             self._give_back_padding()
         if self.exchanges:
@@ -255,7 +257,7 @@ class H2Connection(Connection[H2Exchange]):
             return
         exchange = H2Exchange(self, request)
         self.exchanges[stream_id] = exchange
-        if head_too_large(exchange, self.limits):
+        if self._strict_head and head_too_large(exchange, self.limits):
             exchange.respond_text(431, f"the head exceeds the size limit of {self.limits.max_header} bytes")
             self.close_exchange(exchange)
         else:
