@@ -119,18 +119,18 @@ class Call(Generic[Received, Sent]):
             GRPCError: what arrived breaks the dialect, a limit, or the message's schema.
 
         """
-        inbox = self._inbox
+        inbox, exchange, dialect = self._inbox, self.exchange, self._dialect
         # A request that is one message is read to its end first, so that a second one is noticed.
         while not self._ended and (not inbox or not self._method.kind.client_streaming):
-            if data := await self.exchange.receive():
-                inbox.extend(self._dialect.feed(data))
-            if self.exchange.body_over:
+            if data := exchange.take() or await exchange.receive():
+                inbox += dialect.feed(data)
+            if exchange.body_over:
                 self._ended = True
-                inbox.extend(self._dialect.feed_end())
+                inbox += dialect.feed_end()
         if not inbox:
             return None
         self._received += 1
-        return self._dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
+        return dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
 
     def __aiter__(self) -> Call[Received, Sent]:
         return self
@@ -157,11 +157,11 @@ class Call(Generic[Received, Sent]):
         """Send one message; waits while the client is slower than the handler."""
         if not self._head_sent:
             self._send_head(None)
-        exchange = self.exchange
-        if data := self._dialect.message(self._dialect.codec.encode(message)):
-            exchange.push(data)
+        dialect = self._dialect
+        if data := dialect.message(dialect.codec.encode(message)):
+            self.exchange.push(data)
             if self._method.kind.server_streaming:
-                await exchange.drain()
+                await self.exchange.drain()
 
     async def send_trailing_metadata(
         self,

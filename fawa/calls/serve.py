@@ -90,7 +90,9 @@ class Endpoint:
 
         """
         try:
-            dialect = negotiate(exchange.method, exchange.headers, exchange.query, self.method, self.limits)
+            dialect = negotiate(
+                exchange.method, exchange.headers, exchange.query, self.method, self.limits, exchange.fields
+            )
         except HttpError as wrong:
             exchange.respond_text(wrong.status, wrong.text, wrong.headers)
             return

@@ -111,6 +111,19 @@ def _run_until_it_waits(
             return
 
 
+class _Lead(Generic[AnyExchange]):
+    """The time for which one task leads."""
+
+    __slots__ = ("exchange", "passed_on", "scope")
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+        #: The call being answered.
+        self.exchange: AnyExchange | None = None
+        #: That call had to wait, so it has this task to itself.
+        self.passed_on = False
+
+
 class Connection(abc.ABC, Generic[AnyExchange]):
     """A byte stream, the engine that reads it, and the calls on it."""
 
@@ -136,7 +149,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         self._plain = stream if isinstance(stream, PlainStream) else None
         self._read_size = READ_SIZE
         #: The leader is at work and will write itself.
-        self._corked = False
+        self.corked = False
         #: What could not be sent at once, for the writer to send first.
         self._rest = b""
         self._writing = False
@@ -209,39 +222,14 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     async def _lead(self) -> None:
         """Read and answer; stay with the first call that has to wait, after passing the lead on."""
-        scope = self._lead_scope
-        current: AnyExchange | None = None
-        leading = True
-
-        def pass_on() -> None:
-            # The call is about to suspend this very task, so nothing here may reschedule it.
-            nonlocal leading
-            leading = False
-            if current is not None:
-                current.scope = scope
-            self._lead_scope = trio.CancelScope()
-            self._corked = False
-            self._wake.set()
-            self._calls.start_soon(self._lead)
-
-        with scope:
+        lead: _Lead[AnyExchange] = _Lead(self._lead_scope)
+        pass_on = functools.partial(self._pass_on, lead)
+        with lead.scope:
             while True:
-                self._corked = True
-                while self.ready:
-                    if self.queued >= HIGH_WATER:
-                        self._uncork()
-                        self._corked = True
-                    current = self.ready.popleft()
-                    # The common case spares itself a frame.
-                    crowded = self.queued >= HIGH_WATER
-                    await _run_until_it_waits((self._answer if crowded else self._app)(current), pass_on)
-                    if self.owes(current):
-                        rest = self.see_off(current)
-                        await (_run_until_it_waits(rest, pass_on) if leading else rest)
-                    if not leading:
-                        break
-                    self.close_exchange(current)
-                if not leading or not self.reading:
+                self.corked = True
+                if self.ready:
+                    await _run_until_it_waits(self._answer_ready(lead), pass_on)
+                if lead.passed_on or not self.reading:
                     break
                 self._uncork()
                 await self.may_read()
@@ -250,15 +238,43 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                     break
                 if not self.is_flushed:
                     self._unanswered += len(data)
-                self._corked = True
+                self.corked = True
                 self.parse(data)
-        if leading:
+        if not lead.passed_on:
             self.reading = False
             self.reading_over()
             self._uncork()
-        elif current is not None:
-            self.close_exchange(current)
+        elif lead.exchange is not None:
+            self.close_exchange(lead.exchange)
         await self._answer_rest()
+
+    async def _answer_ready(self, lead: _Lead[AnyExchange]) -> None:
+        """Answer the requests that have arrived; the first that has to wait is the last."""
+        ready, answer = self.ready, self._app
+        while ready:
+            if self.queued >= HIGH_WATER:
+                self._uncork()
+                self.corked = True
+                if self.lost:
+                    return
+            lead.exchange = exchange = ready.popleft()
+            # The common case spares itself a frame.
+            await (answer if self.queued < HIGH_WATER else self._answer)(exchange)
+            if self.owes(exchange):
+                await self.see_off(exchange)
+            if lead.passed_on:
+                return
+            self.close_exchange(exchange)
+
+    def _pass_on(self, lead: _Lead[AnyExchange]) -> None:
+        """Let another task lead: a call is about to suspend this very one, so nothing may reschedule it."""
+        lead.passed_on = True
+        if lead.exchange is not None:
+            lead.exchange.scope = lead.scope
+        self._lead_scope = trio.CancelScope()
+        self.corked = False
+        self._wake.set()
+        self._calls.start_soon(self._lead)
 
     async def _answer_rest(self) -> None:
         """Answer what became ready while nobody who reads would look."""
@@ -324,12 +340,12 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     def wake_writer(self) -> None:
         """Tell the writer that bytes are queued."""
-        if not self._corked:
+        if not self.corked:
             self._wake.set()
 
     def flush(self) -> None:
         """Send what is queued, at once as far as the socket takes it; any task may call this."""
-        if not self._corked and not self.lost:
+        if not self.corked and not self.lost:
             self._uncork()  # else the leader will
 
     def break_off(self) -> None:
@@ -339,7 +355,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
 
     def _uncork(self) -> None:
         """Send what the leader's calls have queued, at once if the socket takes it."""
-        self._corked = False
+        self.corked = False
         if self._plain is None or self._writing or self._rest:
             self._wake.set()
             return
@@ -355,7 +371,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
     @property
     def is_clear(self) -> bool:
         """Whether nothing is before what `send_past` sends."""
-        waiting = self.queued or self._rest or self._writing or self._corked
+        waiting = self.queued or self._rest or self._writing or self.corked
         return not waiting and not self.lost and self._plain is not None
 
     def send_past(self, data: bytes) -> bool:

@@ -71,6 +71,7 @@ class Exchange(abc.ABC):
         "code",
         "draining",
         "extra_headers",
+        "fields",
         "headers",
         "label",
         "method",
@@ -93,6 +94,8 @@ class Exchange(abc.ABC):
         self.query = head.query.decode("latin-1")
         #: Request headers in order, names in lower case, pseudo-headers taken out.
         self.headers = headers
+        #: The same by name; of several with one name the first.
+        self.fields = dict(reversed(headers))
         #: "1.0", "1.1", "2" or "3".
         self.version = version
         self._peer = peer
@@ -136,15 +139,16 @@ class Exchange(abc.ABC):
     def header(self, name: bytes, default: bytes) -> bytes: ...
     def header(self, name: bytes, default: bytes | None = None) -> bytes | None:
         """Return the first value of the request header `name` (lower case), or `default`."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return default
+        return self.fields.get(name, default)
 
     def cancel(self) -> None:
         """Cancel the application: the peer is gone."""
         if self.scope is not None:
             self.scope.cancel()
+
+    def take(self) -> bytes:
+        """Return what `receive` would return without waiting, `b""` where it would wait or has no more."""
+        return b""
 
     @abc.abstractmethod
     async def receive(self) -> bytes:

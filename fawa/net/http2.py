@@ -10,6 +10,7 @@ import trio
 
 from fawa.net.connection import HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import (
+    MAX_HEADER_BYTES,
     Data,
     EndOfMessage,
     H2Engine,
@@ -38,7 +39,6 @@ class H2Exchange(Exchange):
 
     __slots__ = (
         "_arrived",
-        "_broken",
         "_conn",
         "_ended",
         "_finished",
@@ -47,6 +47,7 @@ class H2Exchange(Exchange):
         "_protocol",
         "_stream",
         "buffered",
+        "gone",
         "id",
     )
 
@@ -62,8 +63,8 @@ class H2Exchange(Exchange):
         self._arrived: trio.Event | None = None
         self._ended = request.end_stream
         self._finished = False
-        #: This side has reset the stream.
-        self._broken = False
+        #: Nothing can be sent any more: one side has reset the stream, or the call or the connection is over.
+        self.gone = False
         self._protocol = request.protocol
         self._interrupted = False
 
@@ -89,9 +90,21 @@ class H2Exchange(Exchange):
         elif not self._ended:
             # The whole answer is out, so the rest of the request is not needed (section 8.1).
             self._reset(H2ErrorCode.NO_ERROR)
+        self.gone = True
         self._pieces.clear()
 
     # The application's side.
+
+    def take(self) -> bytes:
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self.bytes_in += len(data)
+        self._conn.consumed(self.id, self.buffered)
+        self.buffered = 0
+        return data
 
     async def receive(self) -> bytes:
         while not self._pieces:
@@ -111,36 +124,33 @@ class H2Exchange(Exchange):
                 if timeout.cancelled_caught:
                     raise BodyTimeout(f"no byte of the request body came for {self.body_timeout:g} s")
             self._arrived = None
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self.bytes_in += len(data)
-        self._conn.consumed(self.id, self.buffered)
-        self.buffered = 0
-        return data
+        return self.take()
 
     @property
     def body_over(self) -> bool:
         return self._ended and not self._pieces
 
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
-        self._check()
+        if self.gone:
+            raise self._disconnected()
         self._stream.send_response(
             status, headers + self.extra_headers if self.extra_headers else headers, end
         )
         self.status = status
-        if end:
-            self._finished = True
-        self._conn.wake_writer()
+        self._finished = end
+        if not self._conn.corked:
+            self._conn.wake_writer()
 
     def push(self, data: bytes) -> None:
-        self._check()
+        if self.gone:
+            raise self._disconnected()
+        conn = self._conn
         size = len(data)
         self.bytes_out += size
-        self._conn.queued += size
+        conn.queued += size
         self._stream.send_data(data)
-        if not self.upgraded:
-            self._conn.wake_writer()
+        if not self.upgraded and not conn.corked:
+            conn.wake_writer()
 
     def _has_room(self) -> bool:
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
@@ -164,7 +174,7 @@ class H2Exchange(Exchange):
     @property
     def owes(self) -> bool:
         """Whether the peer's window holds back a part of the finished response."""
-        return bool(self._finished and self._stream.pending_bytes and self.id in self._conn.exchanges)
+        return bool(self._finished and not self.gone and self._stream.pending_bytes)
 
     async def see_off(self) -> None:
         """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
@@ -174,10 +184,12 @@ class H2Exchange(Exchange):
             self._reset(H2ErrorCode.CANCEL)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self._check()
+        if self.gone:
+            raise self._disconnected()
         self._stream.end_message(list(trailers))
         self._finished = True
-        self._conn.wake_writer()
+        if not self._conn.corked:
+            self._conn.wake_writer()
 
     def abort(self) -> None:
         if not self._finished:
@@ -214,7 +226,8 @@ class H2Exchange(Exchange):
         conn = self._conn
         conn.flush()
         await conn.wait_room(lambda: self.is_flushed or self.id not in conn.exchanges, self._progress)
-        self._check()
+        if self.gone:
+            raise self._disconnected()
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -222,14 +235,13 @@ class H2Exchange(Exchange):
             self._arrived.set()
 
     def _reset(self, code: int) -> None:
-        if not self._broken and not self._conn.lost and self.id in self._conn.exchanges:
-            self._broken = True
+        if not self.gone:
+            self.gone = True
             self._stream.reset(code)
             self._conn.wake_writer()
 
-    def _check(self) -> None:
-        if self._broken or self._conn.lost or self.id not in self._conn.exchanges:
-            raise Disconnected(f"the stream of {self.peer} has been reset")
+    def _disconnected(self) -> Disconnected:
+        return Disconnected(f"the stream of {self.peer} has been reset")
 
 
 class H2Connection(Connection[H2Exchange]):
@@ -244,6 +256,9 @@ class H2Connection(Connection[H2Exchange]):
         self.exchanges: dict[int, H2Exchange] = {}
         #: Body bytes buffered on all streams.
         self._unconsumed = 0
+        #: Twice the window is more than a peer that respects it can have sent.
+        self._most_buffered = 2 * limits.stream_window
+        self._strict_head = limits.max_header < MAX_HEADER_BYTES
         self._requests = 0
         self._last_id = 0
         self._refuse_above = _ALL_STREAMS
@@ -260,20 +275,20 @@ class H2Connection(Connection[H2Exchange]):
             self.stop_reading()
             return
         for event in events:
-            match event:
-                case Request():
-                    self._open(event)
-                case Data():
-                    self._feed(event)
-                case EndOfMessage():
-                    if (exchange := self.exchanges.get(event.stream_id)) is not None:
-                        exchange.feed_end()
-                case WindowUpdate():
-                    self.made_progress()
-                case RstStream():
-                    self._drop(event.stream_id)
-                case Ping(ack=True, data=payload) if payload == _GOAWAY_PING:
-                    self._refuse_new()
+            # Events have no subclasses, and `isinstance` is slow to deny.
+            if type(event) is Data:
+                self._feed(event)
+            elif type(event) is EndOfMessage:
+                if (exchange := self.exchanges.get(event.stream_id)) is not None:
+                    exchange.feed_end()
+            elif type(event) is Request:
+                self._open(event)
+            elif type(event) is WindowUpdate:
+                self.made_progress()
+            elif type(event) is RstStream:
+                self._drop(event.stream_id)
+            elif type(event) is Ping and event.ack and event.data == _GOAWAY_PING:
+                self._refuse_new()
         if self.engine.holds_windows:
             self._give_back_padding()
         if self.exchanges:
@@ -292,7 +307,7 @@ class H2Connection(Connection[H2Exchange]):
         exchange = H2Exchange(self, request)
         exchange.draining = self._shutting_down
         self.exchanges[stream_id] = exchange
-        if head_too_large(exchange, self.limits):
+        if self._strict_head and head_too_large(exchange, self.limits):
             exchange.respond_text(431, f"the head exceeds the size limit of {self.limits.max_header} bytes")
             self.close_exchange(exchange)
         else:
@@ -301,16 +316,16 @@ class H2Connection(Connection[H2Exchange]):
             self._rotate()
 
     def _feed(self, event: Data) -> None:
-        size = len(event.data)
+        data = event.data
+        size = len(data)
         self._unconsumed += size
         exchange = self.exchanges.get(event.stream_id)
-        if exchange is not None and exchange.buffered <= 2 * self.limits.stream_window:
-            exchange.feed(event.data)
+        if exchange is not None and exchange.buffered <= self._most_buffered:
+            exchange.feed(data)
             return
         self.engine.forget(event.stream_id)
         self.consumed(0, size)
         if exchange is not None:
-            # Twice the window is more than a peer that respects it can have sent.
             self.engine.stream(event.stream_id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
             self._drop(event.stream_id)
 
@@ -319,6 +334,7 @@ class H2Connection(Connection[H2Exchange]):
         exchange = self.exchanges.pop(stream_id, None)
         if exchange is None:
             return
+        exchange.gone = True
         if exchange.scope is None:
             self.ready.remove(exchange)
             self.close_exchange(exchange)
@@ -329,7 +345,8 @@ class H2Connection(Connection[H2Exchange]):
     def close_exchange(self, exchange: H2Exchange) -> None:
         exchange.close()
         self.engine.forget(exchange.id)
-        self.consumed(0, exchange.buffered)
+        if exchange.buffered:
+            self.consumed(0, exchange.buffered)
         self.exchanges.pop(exchange.id, None)
         if not self.exchanges:
             self._rest_for_a_while()
@@ -412,6 +429,7 @@ class H2Connection(Connection[H2Exchange]):
 
     def cancel_calls(self) -> None:
         for exchange in self.exchanges.values():
+            exchange.gone = True
             exchange.cancel()
         self.exchanges.clear()
         self.ready.clear()

@@ -46,7 +46,7 @@ class Root:
         """Serve one exchange; raises nothing but cancellation."""
         began = time.monotonic()
         try:
-            if self.cors.admit(exchange):
+            if b"origin" not in exchange.fields or self.cors.admit(exchange):
                 await self.router.handler(exchange)(exchange)
         except Disconnected as error:
             exchange.abort()

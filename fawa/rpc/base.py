@@ -13,7 +13,7 @@ from multidict import MultiDict
 from fawa import __version__
 from fawa.rpc.codec import Codec
 from fawa.rpc.compression import accepts_gzip, compress, is_gzip
-from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack
+from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack, unpack_whole
 from fawa.rpc.face import ClientDialect, Head, Headers, Limits, Method, ServerDialect
 from fawa.rpc.metadata import decode_metadata, encode_metadata
 from fawa.rpc.stream import MetadataLike
@@ -150,7 +150,7 @@ UNANSWERED: Final = (Status.INTERNAL, "the handler ended without the message tha
 class EnvelopedServer(ServerBase):
     """A call on the server whose messages come and go in envelopes."""
 
-    __slots__ = ("_headed", "_one_in", "_reader", "_received")
+    __slots__ = ("_headed", "_max_message", "_one_in", "_reader", "_received")
 
     #: Status of the error for a body that is malformed.
     fault: ClassVar[Status]
@@ -167,10 +167,20 @@ class EnvelopedServer(ServerBase):
         self._headed = False
         self._one_in = method is not None and not method.kind.client_streaming
         self._received = 0
-        self._reader = EnvelopeReader(limits.max_message, gzip=self._gzip_in, fault=self.fault)
+        self._max_message = limits.max_message
+        #: Made when a piece of the body is not just one whole message, as it usually is.
+        self._reader: EnvelopeReader | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
-        payloads = self._reader.feed(data)
+        reader = self._reader
+        payload = unpack_whole(data, self._max_message) if reader is None else None
+        if payload is not None:
+            payloads = [payload]
+        else:
+            if reader is None:
+                reader = EnvelopeReader(self._max_message, gzip=self._gzip_in, fault=self.fault)
+                self._reader = reader
+            payloads = reader.feed(data)
         if self._one_in and payloads:
             self._received += len(payloads)
             if self._received > 1:
@@ -180,7 +190,8 @@ class EnvelopedServer(ServerBase):
         return payloads
 
     def feed_end(self) -> list[bytes]:
-        self._reader.finish()
+        if self._reader is not None:
+            self._reader.finish()
         if self._one_in and not self._received:
             raise GRPCError(Status.UNIMPLEMENTED, "the method takes one request message, none was sent")
         return []
@@ -196,8 +207,11 @@ class EnvelopedServer(ServerBase):
 
     def message(self, payload: bytes) -> bytes:
         self._count_sent()
-        squeezed = self._squeeze(payload)
-        return pack(payload) if squeezed is None else pack(squeezed, COMPRESSED)
+        if self._gzip_out:
+            squeezed = self._squeeze(payload)
+            if squeezed is not None:
+                return pack(squeezed, COMPRESSED)
+        return pack(payload)
 
 
 class ClientBase(ClientDialect):

@@ -198,7 +198,7 @@ class ConnectGetServer(ConnectUnaryServer):
     ) -> None:
         self._query = query
         # What the message is compressed with is said in the query too.
-        fields[self.encoding_field] = query.get("compression", b"")
+        fields = fields | {self.encoding_field: query.get("compression", b"")}
         super().__init__(content, fields, headers, method, limits)
 
     def _refuse(self, fields: dict[bytes, bytes]) -> GRPCError | None:

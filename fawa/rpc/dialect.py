@@ -105,7 +105,12 @@ def is_rpc_content_type(value: bytes | None) -> bool:
 
 
 def negotiate(
-    http_method: str, headers: Headers, query: str, method: Method | None, limits: Limits
+    http_method: str,
+    headers: Headers,
+    query: str,
+    method: Method | None,
+    limits: Limits,
+    fields: dict[bytes, bytes] | None = None,
 ) -> ServerDialect:
     """Return the dialect that a request speaks.
 
@@ -116,13 +121,15 @@ def negotiate(
         method: what is called; `None` when there is no such method, so that the error can be said in the
             dialect's own words (`end(Status.UNIMPLEMENTED, …)`).
         limits: of this call.
+        fields: `headers` by name, where the caller has that already.
 
     Raises:
         HttpError: the request is no RPC: 404 (not POST, and no such method), 405 (with `allow`), 415 (with
             `accept-post`).
 
     """
-    fields = dict(headers)
+    if fields is None:
+        fields = dict(reversed(headers))
     if http_method != "POST":
         return _negotiate_get(http_method, fields, headers, query, method, limits)
     value = fields.get(b"content-type", b"")

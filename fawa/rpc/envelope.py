@@ -28,6 +28,15 @@ def pack(payload: bytes, flags: int = 0) -> bytes:
     return _pack_prefix(flags, len(payload)) + payload
 
 
+def unpack_whole(data: bytes, limit: int) -> bytes | None:
+    """Return the payload if `data` is just one whole envelope, not compressed and within `limit`."""
+    if len(data) >= _PREFIX:
+        flags, length = _unpack_prefix(data)
+        if flags == 0 and length == len(data) - _PREFIX and length <= limit:
+            return data[_PREFIX:]
+    return None
+
+
 class EnvelopeReader:
     """Takes bytes in any pieces, gives payloads.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -90,8 +90,7 @@ class Limits:
     compress_from: int = attrs.field(default=1024, validator=attrs.validators.ge(0))
 
 
-@attrs.frozen
-class Head:
+class Head(NamedTuple):
     """The head of an HTTP response. Shared between calls: take a copy before adding to `headers`."""
 
     status: int

@@ -83,11 +83,11 @@ class GrpcServer(EnvelopedServer):
         details: Sequence[Message] | None = None,
         trailing: MetadataLike | None = None,
     ) -> End:
+        if status is OK and self._sent and not (message or details or trailing):
+            return _END_OK
         if self._owes_message(status):
             status, message = UNANSWERED
         if self._headed:
-            if status is OK and not message and not details and not trailing:
-                return _END_OK
             return End(None, b"", encode_trailers(status, message, details, trailing))
         # Trailers-Only. It lists our encodings, as it must when the client's is what we do not support.
         fields = encode_trailers(status, message, details, trailing)

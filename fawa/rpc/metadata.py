@@ -102,7 +102,8 @@ def encode_metadata(metadata: MetadataLike) -> list[tuple[bytes, bytes]]:
         ValueError: a key or value cannot be sent; says which and why.
 
     """
-    items = metadata.items() if isinstance(metadata, Mapping) else metadata
+    # A dict is asked about first, because `Mapping` takes its time to answer.
+    items = metadata.items() if isinstance(metadata, (dict, Mapping)) else metadata
     return [
         _encode_short_field(key, value) if len(value) <= _SHORT else _encode_field(key, value)
         for key, value in items

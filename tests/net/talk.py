@@ -198,7 +198,7 @@ def nothing_left(conn: H1Connection | H2Connection) -> list[str]:
 def at_rest(conn: H1Connection | H2Connection) -> list[str]:
     """Tell what is not as it must be while all tasks of an open connection wait."""
     wrong = []
-    if conn._corked:
+    if conn.corked:
         wrong.append("the leader waits and has not uncorked the writer")
     if conn.ready:
         wrong.append("a request waits and nobody answers it")

@@ -101,7 +101,7 @@ def awaits_in_the_leaders_place(call: Coroutine[Any, Any, None], on_wait: Callab
 
 def leaves_corked(self: Connection[Any]) -> None:
     UNCORK(self)
-    self._corked = True
+    self.corked = True
 
 
 def wakes_nobody(self: Connection[Any]) -> None:
