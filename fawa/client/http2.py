@@ -11,6 +11,8 @@ from fawa.client.errors import ConnectionLost, Refused, from_reset
 from fawa.client.exchange import ClientExchange, Connection, Headers
 from fawa.client.wire import HIGH_WATER, Wire
 from fawa.net.engine import (
+    Bulk,
+    Credit,
     Data,
     EndOfMessage,
     GoAway,
@@ -78,7 +80,7 @@ class H2ClientExchange(ClientExchange):
     def _has_room(self) -> bool:
         if self._closed or self.is_over:
             return True
-        return self._conn.queued < HIGH_WATER and (self._stream.pending_bytes or 0) < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._stream.pending_bytes < HIGH_WATER
 
     async def drain(self) -> None:
         if not self._has_room():
@@ -210,9 +212,9 @@ class H2Client(Wire, Connection):
         finally:
             self.wake_writer()
         for event in events:
-            if isinstance(event, Response | Data | EndOfMessage | RstStream):
+            if isinstance(event, Response | Data | Bulk | EndOfMessage | RstStream):
                 self._on_stream(event)
-            elif isinstance(event, WindowUpdate):
+            elif isinstance(event, WindowUpdate | Credit):
                 self.made_progress()
             elif isinstance(event, GoAway):
                 self._on_goaway(event)
@@ -221,12 +223,12 @@ class H2Client(Wire, Connection):
         if self.engine.holds_windows:
             self.engine.release(0)
 
-    def _on_stream(self, event: Response | Data | EndOfMessage | RstStream) -> None:
+    def _on_stream(self, event: Response | Data | Bulk | EndOfMessage | RstStream) -> None:
         exchange = self._exchanges.get(event.stream_id)
         if exchange is None:
             # Given up, and the server does not know it yet.
             self.engine.forget(event.stream_id)
-        elif isinstance(event, Data):
+        elif isinstance(event, Data | Bulk):
             exchange.feed(event.data)
             if exchange.buffered > 2 * self._limits.stream_window:
                 # More than a server that respects the window can have sent.

@@ -10,6 +10,8 @@ import trio
 
 from fawa.net.connection import HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import (
+    Bulk,
+    Credit,
     Data,
     EndOfMessage,
     H2Engine,
@@ -108,7 +110,8 @@ class H2Exchange(Exchange):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.bytes_in += len(data)
-        self._conn.consumed(self.id, self.buffered)
+        if self._conn.consumed(self.id, self.buffered) and not self._ended and self.header(b"content-length") is None:
+            self._conn.engine.expect_bulk(self.id)
         self.buffered = 0
         return data
 
@@ -136,11 +139,11 @@ class H2Exchange(Exchange):
 
     def _has_room(self) -> bool:
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
-        return self._conn.queued < HIGH_WATER and (self._stream.pending_bytes or 0) < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._stream.pending_bytes < HIGH_WATER
 
     def _progress(self) -> int:
         # Where the stream's window holds it back, what the peer takes of other streams does not count.
-        pending = self._stream.pending_bytes or 0
+        pending = self._stream.pending_bytes
         return -pending if pending >= HIGH_WATER or self._finished else self._conn.writes
 
     async def drain(self) -> None:
@@ -214,12 +217,12 @@ class H2Connection(Connection[H2Exchange]):
             match event:
                 case Request():
                     self._open(event)
-                case Data():
+                case Data() | Bulk():
                     self._feed(event)
                 case EndOfMessage():
                     if (exchange := self.exchanges.get(event.stream_id)) is not None:
                         exchange.feed_end()
-                case WindowUpdate():
+                case WindowUpdate() | Credit():
                     self.made_progress()
                 case RstStream():
                     self._drop(event.stream_id)
@@ -250,7 +253,7 @@ class H2Connection(Connection[H2Exchange]):
         if self._requests == self.limits.max_requests:
             self.start_drain()
 
-    def _feed(self, event: Data) -> None:
+    def _feed(self, event: Data | Bulk) -> None:
         size = len(event.data)
         self._unconsumed += size
         exchange = self.exchanges.get(event.stream_id)
@@ -296,16 +299,18 @@ class H2Connection(Connection[H2Exchange]):
         else:
             self.set_deadline(trio.current_time() + self.limits.idle_timeout)
 
-    def consumed(self, stream_id: int, size: int) -> None:
-        """The application is done with `size` body bytes: give the peer window for more.
+    def consumed(self, stream_id: int, size: int) -> bool:
+        """The application is done with `size` body bytes: give the peer window for more, and tell if it was.
 
         A stream that is not read keeps what it holds of the connection's window, and nobody else's.
         """
         self._unconsumed -= size
-        if self.engine.holds_windows:
-            given = self.engine.release(stream_id) if stream_id else False
-            if self.engine.release(0, self._unconsumed) or given:
-                self.wake_writer()
+        if not self.engine.holds_windows:
+            return False
+        given = self.engine.release(stream_id) if stream_id else False
+        if self.engine.release(0, self._unconsumed) or given:
+            self.wake_writer()
+        return given
 
     def _give_back_padding(self) -> None:
         """Give window back for what nobody will consume: padding, and data of streams that are over."""
