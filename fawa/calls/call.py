@@ -146,6 +146,20 @@ class Call(Generic[Received, Sent]):
             if self._method.kind.server_streaming:
                 await exchange.drain()
 
+    async def send_content(self, message: Sent, field: str, content: bytes) -> None:
+        """Send `message` with its bytes field `field` set to `content`, if possible without copying that.
+
+        The field's number must be above those of all fields that are set. Waits as `send_message` does.
+        """
+        if not self._head_sent:
+            self._send_head(None)
+        exchange, dialect = self.exchange, self._dialect
+        for part in dialect.message_around(*dialect.codec.encode_around(message, field, content)):
+            if part:
+                exchange.push(part)
+        if self._method.kind.server_streaming:
+            await exchange.drain()
+
     async def send_trailing_metadata(
         self,
         *,

@@ -13,7 +13,7 @@ from multidict import MultiDict
 from fawa import __version__
 from fawa.rpc.codec import Codec
 from fawa.rpc.compression import accepts_gzip, compress, is_gzip
-from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack
+from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack, pack_around
 from fawa.rpc.face import ClientDialect, Head, Headers, Limits, Method, ServerDialect
 from fawa.rpc.metadata import decode_metadata, encode_metadata
 from fawa.rpc.stream import MetadataLike
@@ -198,6 +198,12 @@ class EnvelopedServer(ServerBase):
         self._count_sent()
         squeezed = self._squeeze(payload)
         return pack(payload) if squeezed is None else pack(squeezed, COMPRESSED)
+
+    def message_around(self, head: bytes, content: bytes) -> tuple[bytes, ...]:
+        if self._gzip_out and self.compress:
+            return super().message_around(head, content)
+        self._count_sent()
+        return pack_around(head, content)
 
 
 class ClientBase(ClientDialect):

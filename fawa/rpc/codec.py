@@ -10,6 +10,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 _JSON_SPACE: Final = " \t\r\n"
+#: Wire type of strings, bytes and messages (protobuf's encoding, "Message Structure").
+_LENGTH_DELIMITED: Final = 2
 
 T = TypeVar("T", bound=Message)
 
@@ -33,6 +35,20 @@ class Codec(abc.ABC):
     def encode(self, message: Message) -> bytes:
         """Return the payload of `message`."""
 
+    def encode_around(self, message: Message, field: str, content: bytes) -> tuple[bytes, bytes]:
+        """Return the payload of `message` with its bytes field `field` set to `content`, in two parts.
+
+        Where the codec can, the second part is `content` itself, uncopied.
+
+        Args:
+            message: without that field, which it may get here.
+            field: name of a field whose number is above those of all fields set.
+            content: what is large.
+
+        """
+        setattr(message, field, content)
+        return self.encode(message), b""
+
 
 class ProtoCodec(Codec):
     """Binary protobuf."""
@@ -47,6 +63,12 @@ class ProtoCodec(Codec):
 
     def encode(self, message: Message) -> bytes:
         return message.SerializeToString()
+
+    def encode_around(self, message: Message, field: str, content: bytes) -> tuple[bytes, bytes]:
+        # A message is its fields one after the other; protobuf itself would copy `content` four times.
+        number: int = message.DESCRIPTOR.fields_by_name[field].number
+        key = _varint(number << 3 | _LENGTH_DELIMITED)
+        return message.SerializeToString() + key + _varint(len(content)), content
 
 
 class JsonCodec(Codec):
@@ -73,6 +95,16 @@ class JsonCodec(Codec):
         from google.protobuf import json_format  # noqa: PLC0415
 
         return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
+
+
+def _varint(number: int) -> bytes:
+    """Encode an unsigned integer in base 128 (protobuf's encoding, "Base 128 Varints")."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _is_well_known(message_type: type[Message]) -> bool:

@@ -28,6 +28,11 @@ def pack(payload: bytes, flags: int = 0) -> bytes:
     return _pack_prefix(flags, len(payload)) + payload
 
 
+def pack_around(head: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Return a payload that is given in two parts in an envelope, the second part uncopied."""
+    return _pack_prefix(0, len(head) + len(content)) + head, content
+
+
 class EnvelopeReader:
     """Takes bytes in any pieces, gives payloads.
 

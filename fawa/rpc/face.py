@@ -204,6 +204,15 @@ class ServerDialect(abc.ABC):
 
         """
 
+    def message_around(self, head: bytes, content: bytes) -> tuple[bytes, ...]:
+        """Do as `message` for a payload in two parts, of which the second, being large, stays uncopied if it can.
+
+        Raises:
+            GRPCError: as `message`.
+
+        """
+        return (self.message(head + content),)
+
     @abc.abstractmethod
     def end(
         self,

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import attrs
 import trio
+from google.protobuf.message import Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -121,7 +122,7 @@ class FileRpc(FileServiceBase):
                 await stream.send_message(ReceiveFileResponse(filename=name, file_size=record.size))
                 async with aclosing(content.read(0, record.size)) as pieces:
                     async for piece in pieces:
-                        await stream.send_message(ReceiveFileResponse(filename=name, chunk_data=piece))
+                        await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
         try:
             await self.metadata.count_download(key)
         except StorageError as error:
@@ -244,6 +245,11 @@ def _status_of_storage_errors() -> Iterator[None]:
 def _leave_uncompressed(stream: object) -> None:
     """Send content as it is: most files are compressed already, and those that are not cost time."""
     cast("Any", stream).compress = False
+
+
+async def _send_content(stream: object, message: Message, field: str, content: bytes) -> None:
+    """Send a message whose bytes field `field` is `content`, which is large and so better not copied."""
+    await cast("Any", stream).send_content(message, field, content)
 
 
 def _address_client_used(stream: object) -> str:

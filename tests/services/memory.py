@@ -170,6 +170,12 @@ class MemoryStream(Generic[Received, Sent]):
         self.sent.append(message)
         await trio.lowlevel.checkpoint()
 
+    async def send_content(self, message: Any, field: str, content: bytes) -> None:
+        """As of our own call object."""
+        assert not getattr(message, field)
+        setattr(message, field, content)
+        await self.send_message(message)
+
     async def send_initial_metadata(self, *, metadata: MetadataLike | None = None) -> None:
         assert not self.sent
         assert self.initial is None
