@@ -43,6 +43,9 @@ from fawa.storage.publishing import make_folders, publish_file, sync_folder
 BATCH: Final = 1024 * 1024
 BATCH_PIECES: Final = 1024
 
+#: Pieces of content that a thread reads in one hop.
+READ_AHEAD: Final = 4
+
 #: Threads that work on the folder at once. A disk is no faster for more, and one that hangs must not use
 #: up the threads that other parts of the daemon need.
 THREADS: Final = 16
@@ -108,6 +111,15 @@ def _open_content(path: Path) -> tuple[BinaryIO, int]:
     except BaseException:
         file.close()
         raise
+
+
+def _read_pieces(fd: int, offset: int, end: int) -> list[bytes]:
+    """Read up to `READ_AHEAD` pieces; fewer at `end` and at the end of the file."""
+    pieces = []
+    while len(pieces) < READ_AHEAD and (piece := os.pread(fd, min(PIECE, end - offset), offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return pieces
 
 
 class _Part:
@@ -248,11 +260,13 @@ class FilesystemContent:
         """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
         end = offset + count
         while offset < end:
-            piece = await self._threads.run("read", os.pread, self._fd, min(PIECE, end - offset), offset)
-            if not piece:
+            pieces = await self._threads.run("read", _read_pieces, self._fd, offset, end)
+            if not pieces:
                 raise Damaged(f"content {self._key} ends at byte {offset}, and {end} were asked for")
-            offset += len(piece)
-            yield piece
+            pieces.reverse()
+            while pieces:
+                offset += len(pieces[-1])
+                yield pieces.pop()
 
 
 class FilesystemStore:
