@@ -135,7 +135,7 @@ class _Part:
             self.discard()
             raise
 
-    def append(self, pieces: list[bytes]) -> None:
+    def append(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
             self.sha256.update(piece)
         written = os.writev(self._fd, pieces)
@@ -203,11 +203,11 @@ class FilesystemUpload:
     _target: Path
     _known: set[Path]
     #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
-    _pieces: list[bytes] = attrs.field(factory=list, init=False)
+    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
     _gathered: int = attrs.field(default=0, init=False)
     _usable: bool = attrs.field(default=True, init=False)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
         if data:

@@ -157,6 +157,11 @@ class MemoryStream(Generic[Received, Sent]):
                 self.given_up_at = trio.current_time()
         return message
 
+    async def recv_content(self, field: str) -> tuple[Received, bytes] | None:
+        """As of our own call object."""
+        message = await self.recv_message()
+        return None if message is None else (message, getattr(message, field))
+
     def __aiter__(self) -> AsyncIterator[Received]:
         return self
 
