@@ -106,17 +106,14 @@ class Call(Generic[Received, Sent]):
         inbox = self._inbox
         # A request that is one message is read to its end first, so that a second one is noticed.
         while not self._ended and (not inbox or not self._method.kind.client_streaming):
-            await self._fill_inbox()
+            if data := await self.exchange.receive():
+                inbox.extend(self._dialect.feed(data))
+            if self.exchange.body_over:
+                self._ended = True
+                inbox.extend(self._dialect.feed_end())
         if not inbox:
             return None
         return self._dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
-
-    async def _fill_inbox(self) -> None:
-        if data := await self.exchange.receive():
-            self._inbox.extend(self._dialect.feed(data))
-        if self.exchange.body_over:
-            self._ended = True
-            self._inbox.extend(self._dialect.feed_end())
 
     async def recv_content(self, field: str) -> tuple[Received, bytes | memoryview] | None:
         """Return the next message and what its bytes field `field` holds, if possible without copying that.
@@ -126,7 +123,11 @@ class Call(Generic[Received, Sent]):
         """
         inbox = self._inbox
         while not self._ended and not inbox:
-            await self._fill_inbox()
+            if data := await self.exchange.receive():
+                inbox.extend(self._dialect.feed(data))
+            if self.exchange.body_over:
+                self._ended = True
+                inbox.extend(self._dialect.feed_end())
         if not inbox:
             return None
         return self._dialect.codec.decode_around(inbox.popleft(), self._method.request_type, field)  # type: ignore[return-value]

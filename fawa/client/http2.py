@@ -74,13 +74,13 @@ class H2ClientExchange(ClientExchange):
     def push(self, data: bytes) -> None:
         if not self._closed and data:
             self._conn.queued += len(data)
-            self._stream.send_data(data)
+            self._conn.engine.send_data(self._stream, data)
             self._conn.wake_writer()
 
     def _has_room(self) -> bool:
         if self._closed or self.is_over:
             return True
-        return self._conn.queued < HIGH_WATER and self._stream.pending_bytes < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._conn.engine.pending(self.id) < HIGH_WATER
 
     async def drain(self) -> None:
         if not self._has_room():
@@ -89,7 +89,7 @@ class H2ClientExchange(ClientExchange):
     def finish(self) -> None:
         self._finished = True
         if not self._closed:
-            self._stream.end_message()
+            self._conn.engine.end_message(self._stream, [])
             self._conn.wake_writer()
 
     def _close(self) -> None:
@@ -97,7 +97,7 @@ class H2ClientExchange(ClientExchange):
         if not self._closed:
             self._closed = True
             if not (self.ended and self._finished):
-                self._stream.reset(H2ErrorCode.CANCEL)
+                self._conn.engine.reset(self._stream, H2ErrorCode.CANCEL)
                 conn.wake_writer()
         conn.forget(self)
 
@@ -233,7 +233,7 @@ class H2Client(Wire, Connection):
             if exchange.buffered > 2 * self._limits.stream_window:
                 # More than a server that respects the window can have sent.
                 exchange.end_stream()
-                self.engine.stream(exchange.id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
+                self.engine.reset(self.engine.stream(exchange.id), H2ErrorCode.FLOW_CONTROL_ERROR)
                 exchange.fail(from_reset(H2ErrorCode.FLOW_CONTROL_ERROR))
         elif isinstance(event, Response):
             exchange.feed_head(event.status_code, header_list(event))

@@ -47,7 +47,6 @@ __all__ = [
     "H1Engine",
     "H2Engine",
     "H2ErrorCode",
-    "H2Stream",
     "Headers",
     "HttpError",
     "Ping",
@@ -160,7 +159,7 @@ class H2Engine:
         self._widened: set[int] = set()
         self._sieve = Sieve(len(PREFACE) if role is Role.SERVER else 0)
         #: What waits for `take`, by stream, in the order of their turns.
-        self._waiting: dict[int, _Waiting] = {}
+        self.waiting: dict[int, _Waiting] = {}
         self._out: list[bytes | memoryview] = []
         self._conn.initiate_connection()
         self._out.append(self._conn.data_to_send())
@@ -178,14 +177,18 @@ class H2Engine:
         if gathered := conn.data_to_send():
             self._out.append(gathered)
         events: list[Event] = []
+        sieve = self._sieve
         try:
-            for part in self._sieve.sift(data) if data else [data]:
-                if isinstance(part, bytes):
-                    self._parse(part, events)
-                else:
-                    events.append(part)
-                    if isinstance(part, Bulk):
-                        self._hold(part.stream_id, len(part.data))
+            if not sieve.has_work or not data:
+                self._parse(sieve.skip(data), events)
+            else:
+                for part in sieve.sift(data):
+                    if isinstance(part, bytes):
+                        self._parse(part, events)
+                    else:
+                        events.append(part)
+                        if isinstance(part, Bulk):
+                            self._hold(part.stream_id, len(part.data))
         except zttp.RemoteProtocolError as error:
             raise HttpError(str(error)) from error
         finally:
@@ -194,12 +197,12 @@ class H2Engine:
         return events
 
     def _parse(self, data: bytes, events: list[Event]) -> None:
-        next_event = self._conn.next_event
         self._conn.receive_data(data)
+        next_event = self._conn.next_event
         while (event := next_event()) is not _NEED_DATA and event is not _CLOSED:
             events.append(event)  # type: ignore[arg-type]  # the sentinels end the loop
-            if self._waiting and isinstance(event, RstStream):
-                self._waiting.pop(event.stream_id, None)
+            if self.waiting and isinstance(event, RstStream):
+                self.waiting.pop(event.stream_id, None)
 
     def _hold(self, stream_id: int, size: int) -> None:
         """Note window that a bulk stream has used up."""
@@ -256,7 +259,7 @@ class H2Engine:
         self._held.pop(stream_id, None)
         self._widened.discard(stream_id)
         self._sieve.bulk.discard(stream_id)
-        if stream_id not in self._waiting:
+        if stream_id not in self.waiting:
             self._sieve.spent.pop(stream_id, None)
 
     def expect_bulk(self, stream_id: int) -> None:
@@ -269,10 +272,10 @@ class H2Engine:
     def take(self) -> bytes:
         """Return and clear the bytes to send."""
         gathered = self._conn.data_to_send()
-        if not self._out and not self._waiting:
+        if not self._out and not self.waiting:
             return gathered
         self._out.append(gathered)
-        for waiting in list(self._waiting.values()):
+        for waiting in list(self.waiting.values()):
             self._frame(waiting)
         data = b"".join(self._out)
         self._out.clear()
@@ -295,34 +298,65 @@ class H2Engine:
             waiting.size -= size
             spent[0] = spent.get(0, 0) + size
             spent[stream_id] = spent.get(stream_id, 0) + size
-        del self._waiting[stream_id]
+        del self.waiting[stream_id]
         if pieces:
-            self._waiting[stream_id] = waiting  # behind the others, whose turn it is now
+            self.waiting[stream_id] = waiting  # behind the others, whose turn it is now
         elif waiting.trailers is not None:
             handle.end_message(waiting.trailers)
             self._out.append(self._conn.data_to_send())
 
     def _room(self, handle: zttp.Stream) -> int:
         """Return how much the peer's windows let pass on a stream now."""
-        spent = self._sieve.spent
-        return min(
-            self._conn.send_window - spent.get(0, 0),
-            (handle.send_window or 0) - spent.get(handle.stream_id, 0),
-        )
+        on_all, on_stream = self._conn.send_window, handle.send_window or 0
+        if spent := self._sieve.spent:
+            on_all -= spent.get(0, 0)
+            on_stream -= spent.get(handle.stream_id, 0)
+        return on_all if on_all < on_stream else on_stream
 
-    def stream(self, stream_id: int) -> H2Stream:
-        """Return the handle on which a stream's head, data and trailers are sent."""
-        return H2Stream(self, self._conn.stream(stream_id))
+    def stream(self, stream_id: int) -> zttp.Stream:
+        """Return the handle on which a stream's head is sent; the rest is sent by the methods below."""
+        return self._conn.stream(stream_id)
+
+    def send_data(self, stream: zttp.Stream, data: bytes) -> None:
+        """Send body bytes as the peer's windows have room for them.
+
+        Small data that has room goes to zttp. Other data waits for `take`, which puts frame headers between
+        views of it.
+        """
+        size, waiting = len(data), self.waiting.get(stream.stream_id) if self.waiting else None
+        if waiting is None:
+            if (size <= _SMALL and size <= self._room(stream)) or stream.send_window is None:
+                stream.send_data(data)
+                return
+            waiting = self.waiting[stream.stream_id] = _Waiting(stream)
+        waiting.pieces.append(memoryview(data))
+        waiting.size += size
+
+    def end_message(self, stream: zttp.Stream, trailers: Headers) -> None:
+        """End a stream's message behind all its data."""
+        if self.waiting and (waiting := self.waiting.get(stream.stream_id)) is not None:
+            waiting.trailers = trailers
+        else:
+            stream.end_message(trailers)
+
+    def reset(self, stream: zttp.Stream, code: int) -> None:
+        """End a stream at once; what waits is dropped."""
+        self.waiting.pop(stream.stream_id, None)
+        stream.reset(code)
+
+    def pending(self, stream_id: int) -> int:
+        """Return how many bytes of a stream wait for `take` or for the peer's windows."""
+        return self.waiting[stream_id].size if stream_id in self.waiting else 0
 
     def request(
         self, method: bytes, target: bytes, headers: Headers, *, scheme: bytes = b"https"
-    ) -> H2Stream:
+    ) -> zttp.Stream:
         """Open a stream with a request head (client role); `scheme` is `http` or `https`."""
         self._out.append(self._conn.data_to_send())
         stream = self._conn.send_request(method, target, b"2", headers)
         head = self._conn.data_to_send()
         self._out.append(head if scheme == b"https" else _say_http(head, method))
-        return H2Stream(self, stream)
+        return stream
 
     def ping(self, payload: bytes) -> None:
         """Send a PING of 8 octets; its answer is a `Ping` event with `ack` set."""
@@ -332,54 +366,6 @@ class H2Engine:
     def goaway(self, last_stream_id: int, code: int = H2ErrorCode.NO_ERROR) -> None:
         """Announce the end of the connection (RFC 9113 section 6.8)."""
         self._conn.close(code, last_stream_id)
-
-
-class H2Stream:
-    """What is sent on one HTTP/2 stream: a head, data, the end of the message with trailers; or a reset.
-
-    Data that is small and has room goes to zttp. Other data waits for `take`, which puts frame headers between
-    its parts without a look at them, as far as the peer's windows reach.
-    """
-
-    __slots__ = ("_engine", "_handle", "send_response", "stream_id")
-
-    def __init__(self, engine: H2Engine, handle: zttp.Stream) -> None:
-        self.stream_id = handle.stream_id
-        #: Send a head: status, headers, whether that is all.
-        self.send_response = handle.send_response
-        self._engine = engine
-        self._handle = handle
-
-    def send_data(self, data: bytes) -> None:
-        """Send body bytes when the peer's windows have room for them."""
-        size = len(data)
-        waiting = self._engine._waiting.get(self.stream_id)
-        if waiting is None:
-            if size <= _SMALL and size <= self._engine._room(self._handle) or self._handle.send_window is None:
-                self._handle.send_data(data)
-                return
-            waiting = self._engine._waiting[self.stream_id] = _Waiting(self._handle)
-        waiting.pieces.append(memoryview(data))
-        waiting.size += size
-
-    def end_message(self, trailers: Headers = []) -> None:
-        """End the message behind all data."""
-        waiting = self._engine._waiting.get(self.stream_id)
-        if waiting is None:
-            self._handle.end_message(trailers)
-        else:
-            waiting.trailers = trailers
-
-    def reset(self, code: int) -> None:
-        """End the stream at once; what waits is dropped."""
-        self._engine._waiting.pop(self.stream_id, None)
-        self._handle.reset(code)
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes that wait for `take` or for the peer's windows."""
-        waiting = self._engine._waiting.get(self.stream_id)
-        return 0 if waiting is None else waiting.size
 
 
 class H1Engine:

@@ -34,6 +34,8 @@ _HEADER: Final = 9
 _INCREMENT: Final = 4
 #: Length as 8 and 16 bits, type, flags, stream.
 _unpack_header: Final = struct.Struct(">BHBBI").unpack_from
+#: Length and type as 32 bits.
+_unpack_length: Final = struct.Struct(">I").unpack_from
 _pack_header: Final = struct.Struct(">BHBBI").pack
 _pack_update: Final = struct.Struct(">BHBBII").pack
 
@@ -86,6 +88,27 @@ class Sieve:
         self._head = b""
         #: A header block has begun and not ended: nothing may come between its frames, and the parser sees to it.
         self._in_block = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to take out (else `skip` is enough)."""
+        return bool(self.bulk or self.spent or self._missing_of)
+
+    def skip(self, data: bytes) -> bytes:
+        """Return all of `data` that is for the parser, and keep count of where frames begin."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        position, size, last = self._missing, len(data), -1
+        while position + _HEADER <= size:
+            last = position
+            position += _HEADER + (_unpack_length(data, position)[0] >> 8)
+        if last >= 0:
+            self._in_block = data[last + 3] in _BLOCK and not data[last + 4] & _END_HEADERS
+        self._missing = position - size
+        if self._missing < 0:
+            self._missing = 0
+            data, self._head = data[:position], data[position:]
+        return data
 
     def sift(self, data: bytes) -> list[bytes | Bulk | Credit]:
         """Return what `data` has, in its order: bytes are for the parser."""

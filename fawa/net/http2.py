@@ -134,16 +134,16 @@ class H2Exchange(Exchange):
         size = len(data)
         self.bytes_out += size
         self._conn.queued += size
-        self._stream.send_data(data)
+        self._conn.engine.send_data(self._stream, data)
         self._conn.wake_writer()
 
     def _has_room(self) -> bool:
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
-        return self._conn.queued < HIGH_WATER and self._stream.pending_bytes < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._conn.engine.pending(self.id) < HIGH_WATER
 
     def _progress(self) -> int:
         # Where the stream's window holds it back, what the peer takes of other streams does not count.
-        pending = self._stream.pending_bytes
+        pending = self._conn.engine.pending(self.id)
         return -pending if pending >= HIGH_WATER or self._finished else self._conn.writes
 
     async def drain(self) -> None:
@@ -157,18 +157,18 @@ class H2Exchange(Exchange):
     @property
     def owes(self) -> bool:
         """Whether the peer's window holds back a part of the finished response."""
-        return bool(self._finished and self._stream.pending_bytes and self.id in self._conn.exchanges)
+        return bool(self._finished and self._conn.engine.pending(self.id) and self.id in self._conn.exchanges)
 
     async def see_off(self) -> None:
         """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
         try:
-            await self._conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
+            await self._conn.wait_room(lambda: not self._conn.engine.pending(self.id), self._progress)
         except Disconnected:
             self._reset(H2ErrorCode.CANCEL)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()
-        self._stream.end_message(list(trailers))
+        self._conn.engine.end_message(self._stream, list(trailers))
         self._finished = True
         self._conn.wake_writer()
 
@@ -179,7 +179,7 @@ class H2Exchange(Exchange):
     def _reset(self, code: int) -> None:
         if not self._broken and not self._conn.lost and self.id in self._conn.exchanges:
             self._broken = True
-            self._stream.reset(code)
+            self._conn.engine.reset(self._stream, code)
             self._conn.wake_writer()
 
     def _check(self) -> None:
@@ -241,7 +241,7 @@ class H2Connection(Connection[H2Exchange]):
         self._requests += 1
         if stream_id > self._refuse_above or len(self.exchanges) >= self.limits.max_streams:
             # REFUSED_STREAM promises that nothing was done, so the client may safely try again (section 8.7).
-            self.engine.stream(stream_id).reset(H2ErrorCode.REFUSED_STREAM)
+            self.engine.reset(self.engine.stream(stream_id), H2ErrorCode.REFUSED_STREAM)
             return
         exchange = H2Exchange(self, request)
         self.exchanges[stream_id] = exchange
@@ -264,7 +264,7 @@ class H2Connection(Connection[H2Exchange]):
         self.consumed(0, size)
         if exchange is not None:
             # Twice the window is more than a peer that respects it can have sent.
-            self.engine.stream(event.stream_id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
+            self.engine.reset(self.engine.stream(event.stream_id), H2ErrorCode.FLOW_CONTROL_ERROR)
             self._drop(event.stream_id)
 
     def _drop(self, stream_id: int) -> None:
@@ -287,7 +287,7 @@ class H2Connection(Connection[H2Exchange]):
             self._rest_for_a_while()
 
     def owes(self, exchange: H2Exchange) -> bool:
-        return exchange.owes
+        return bool(self.engine.waiting) and exchange.owes
 
     async def see_off(self, exchange: H2Exchange) -> None:
         await exchange.see_off()

@@ -40,7 +40,7 @@ from fawa.storage.publishing import make_folders, publish_file, sync_folder
 
 #: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
 #: writev(2) takes at most 1,024 pieces.
-BATCH: Final = 1024 * 1024
+BATCH: Final = 2 * 1024 * 1024
 BATCH_PIECES: Final = 1024
 
 #: Pieces of content that a thread reads in one hop.

@@ -119,7 +119,7 @@ class Conversation(RuleBasedStateMachine):
         refused = self.is_left_out(call)
         assert bool(exchange.status) == call.headed
         if call.ended and not refused:
-            pending = self.server.stream(exchange.id).pending_bytes
+            pending = self.server.pending(exchange.id)
             assert exchange.ended or pending
             assert exchange.error is None
         elif call.reset is not None or refused:
@@ -130,7 +130,7 @@ class Conversation(RuleBasedStateMachine):
         else:
             assert not exchange.is_over
             assert call.heard <= call.sent
-            if not exchange._stream.pending_bytes:
+            if not exchange._conn.engine.pending(exchange.id):
                 assert call.heard == call.sent
                 assert call.heard_end == call.finished
 
@@ -218,7 +218,7 @@ class Conversation(RuleBasedStateMachine):
             stream.send_response(200, [])
             call.headed = True
         if size:
-            stream.send_data(bytes([call.exchange.id & 0xFF]) * size)
+            self.server.send_data(stream, bytes([call.exchange.id & 0xFF]) * size)
             call.said += size
 
     @precondition(lambda self: self.answering())
@@ -226,7 +226,8 @@ class Conversation(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         call = data.draw(st.sampled_from(self.answering()))
         if call.headed:
-            self.server.stream(call.exchange.id).end_message([(b"grpc-status", b"0")])
+            stream = self.server.stream(call.exchange.id)
+            self.server.end_message(stream, [(b"grpc-status", b"0")])
             call.ended = True
 
     @precondition(lambda self: self.answering())
@@ -238,7 +239,7 @@ class Conversation(RuleBasedStateMachine):
     )
     def reset(self, data: st.DataObject, code: H2ErrorCode) -> None:
         call = data.draw(st.sampled_from(self.answering()))
-        self.server.stream(call.exchange.id).reset(code)
+        self.server.reset(self.server.stream(call.exchange.id), code)
         call.reset = code
 
     @precondition(lambda self: self.goaway is None and self.calls)
