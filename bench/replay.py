@@ -1,4 +1,4 @@
-"""Sends a prepared upload over HTTP/2 as gRPC clients do: no `content-length`, and a byte costs next to nothing.
+"""Sends a prepared upload over HTTP/2 as gRPC clients do, without `content-length`, at next to no cost.
 
 h2load declares the length of every body, which gRPC clients cannot know, and a server may treat such requests
 in another way. Here the frames stand ready in a file, and sendfile(2) moves them as far as the server's flow

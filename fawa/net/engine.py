@@ -293,11 +293,12 @@ class H2Engine:
                 piece = piece[:room]
             self._out.extend(data_frames(stream_id, piece))
             room -= len(piece)
-        if size > room:
-            size -= room
-            waiting.size -= size
-            spent[0] = spent.get(0, 0) + size
-            spent[stream_id] = spent.get(stream_id, 0) + size
+        size -= room
+        if not size and pieces:
+            return
+        waiting.size -= size
+        spent[0] = spent.get(0, 0) + size
+        spent[stream_id] = spent.get(stream_id, 0) + size
         del self.waiting[stream_id]
         if pieces:
             self.waiting[stream_id] = waiting  # behind the others, whose turn it is now

@@ -1,11 +1,11 @@
 """HTTP/2 frames (RFC 9113 section 4.1), as far as large content goes past the parser: DATA and its windows.
 
-A general parser looks at every DATA frame, copies it twice and makes an event of it. Where megabytes flow that
-is most of the work, and the frames of a stream in full flow are all alike, so both ways have a short cut:
+A general parser looks at every DATA frame, copies it twice and makes an event of it. Where megabytes flow
+that is most of the work, and the frames of a stream in full flow are all alike, so both ways have a short cut:
 
 - Outbound, `data_frames` puts frame headers between views of the content, uncopied.
-- Inbound, a `Sieve` picks the plain DATA frames of *bulk* streams out of what goes to the parser, all that one
-  read has of a stream as one event.
+- Inbound, a `Sieve` picks the plain DATA frames of *bulk* streams out of what goes to the parser, all that
+  one read has of a stream as one event.
 
 The parser then does not know that window was spent. The sieve keeps that account (`spent`), and settles it
 with the WINDOW_UPDATE frames that come, before the parser sees what remains of them.
@@ -62,7 +62,7 @@ def window_update(stream_id: int, increment: int) -> bytes:
 
 
 def data_frames(stream_id: int, data: memoryview) -> Iterator[bytes | memoryview]:
-    """Iterate over DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, view, …"""
+    """Iterate over DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, view and so on."""
     full = _pack_header(0, MAX_FRAME, _DATA, 0, stream_id)
     for start in range(0, len(data), MAX_FRAME):
         payload = data[start : start + MAX_FRAME]
@@ -76,8 +76,8 @@ class Sieve:
 
     def __init__(self, preface: int) -> None:
         """Make a sieve for a connection whose first `preface` octets are no frames."""
-        #: Streams whose plain DATA is taken out. Any other frame of such a stream but WINDOW_UPDATE may end its
-        #: body, and ends this.
+        #: Streams whose plain DATA is taken out. Any other frame of such a stream but WINDOW_UPDATE may end
+        #: its body, and ends this.
         self.bulk: set[int] = set()
         #: Window that was spent past the parser, by stream; 0 is the connection.
         self.spent: dict[int, int] = {}
@@ -86,7 +86,7 @@ class Sieve:
         self._missing_of = 0
         #: The beginning of a frame of which too little is there to tell whose it is.
         self._head = b""
-        #: A header block has begun and not ended: nothing may come between its frames, and the parser sees to it.
+        #: A header block has begun and not ended. Nothing may come between its frames; the parser sees to it.
         self._in_block = False
 
     @property
@@ -151,9 +151,7 @@ class Sieve:
         parts.append(data[start:])
         return [part for part in parts if part]
 
-    def _take(
-        self, data: bytes, position: int, stream_id: int, parts: list[bytes | Bulk | Credit]
-    ) -> int:
+    def _take(self, data: bytes, position: int, stream_id: int, parts: list[bytes | Bulk | Credit]) -> int:
         """Take the rest of a stream's frame from `position` on, and the plain DATA of that stream behind it.
 
         Returns where that ends, which is the end of `data` where a frame goes on in what is to come.

@@ -31,7 +31,9 @@ class Codec(abc.ABC):
 
         """
 
-    def decode_around(self, payload: bytes, message_type: type[T], field: str) -> tuple[T, bytes | memoryview]:
+    def decode_around(
+        self, payload: bytes, message_type: type[T], field: str
+    ) -> tuple[T, bytes | memoryview]:
         """Return the message, and what its bytes field `field` holds.
 
         Where the codec can, the latter is a view of `payload`, and the message is without that field.
@@ -73,7 +75,9 @@ class ProtoCodec(Codec):
         except DecodeError as error:
             raise _invalid(message_type, str(error)) from None
 
-    def decode_around(self, payload: bytes, message_type: type[T], field: str) -> tuple[T, bytes | memoryview]:
+    def decode_around(
+        self, payload: bytes, message_type: type[T], field: str
+    ) -> tuple[T, bytes | memoryview]:
         # Where that field is all there is, protobuf would only copy it, twice.
         start = _start_of_only_field_untrusted(payload, _key(message_type, field))
         if start:
