@@ -130,7 +130,8 @@ class Call(Generic[Received, Sent]):
                 inbox.extend(self._dialect.feed_end())
         if not inbox:
             return None
-        return self._dialect.codec.decode_around(inbox.popleft(), self._method.request_type, field)  # type: ignore[return-value]
+        codec, request_type = self._dialect.codec, self._method.request_type
+        return codec.decode_around(inbox.popleft(), request_type, field)  # type: ignore[arg-type]
 
     def __aiter__(self) -> Call[Received, Sent]:
         return self

@@ -1,7 +1,7 @@
 """HTTP/2 frames (RFC 9113 section 4.1), as far as large content goes past the parser: DATA and its windows.
 
 A general parser looks at every DATA frame, copies it twice and makes an event of it. Where megabytes flow
-that is most of the work, and the frames of a stream in full flow are all alike, so both ways have a short cut:
+that is most of the work, and the frames of a stream in full flow are all alike; so there is a short cut:
 
 - Outbound, `data_frames` puts frame headers between views of the content, uncopied.
 - Inbound, a `Sieve` picks the plain DATA frames of *bulk* streams out of what goes to the parser, all that
@@ -62,7 +62,7 @@ def window_update(stream_id: int, increment: int) -> bytes:
 
 
 def data_frames(stream_id: int, data: memoryview) -> Iterator[bytes | memoryview]:
-    """Iterate over DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, view and so on."""
+    """Iterate over DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, …."""
     full = _pack_header(0, MAX_FRAME, _DATA, 0, stream_id)
     for start in range(0, len(data), MAX_FRAME):
         payload = data[start : start + MAX_FRAME]

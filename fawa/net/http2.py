@@ -110,11 +110,8 @@ class H2Exchange(Exchange):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.bytes_in += len(data)
-        if (
-            self._conn.consumed(self.id, self.buffered)
-            and not self._ended
-            and self.header(b"content-length") is None
-        ):
+        flows = self._conn.consumed(self.id, self.buffered) and not self._ended
+        if flows and self.header(b"content-length") is None:
             self._conn.engine.expect_bulk(self.id)
         self.buffered = 0
         return data

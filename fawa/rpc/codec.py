@@ -125,7 +125,7 @@ def _key(message_type: type[Message], field: str) -> bytes:
 
 
 def _start_of_only_field_untrusted(payload: bytes, key: bytes) -> int:
-    """Return where the value of a bytes field starts, 0 unless `payload` is that field once and nothing else."""
+    """Return where the value of a bytes field starts, 0 unless `payload` is that field and nothing else."""
     if not payload.startswith(key):
         return 0
     # The length is known, and has one shortest encoding.

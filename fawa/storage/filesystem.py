@@ -115,7 +115,7 @@ def _open_content(path: Path) -> tuple[BinaryIO, int]:
 
 def _read_pieces(fd: int, offset: int, end: int) -> list[bytes]:
     """Read up to `READ_AHEAD` pieces; fewer at `end` and at the end of the file."""
-    pieces = []
+    pieces: list[bytes] = []
     while len(pieces) < READ_AHEAD and (piece := os.pread(fd, min(PIECE, end - offset), offset)):
         pieces.append(piece)
         offset += len(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h2.settings
 import pytest
+import zttp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def carry(client: H2Client, engine: H2Engine) -> None:
 # From us to the peer
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(50))
 @given(data=st.data(), window=st.sampled_from([0, 1, 5_000, 65_535, 300_000]), consumes=st.booleans())
 def test_the_peers_windows_are_kept_and_everything_arrives(
     data: st.DataObject, window: int, consumes: bool
@@ -70,7 +71,7 @@ def test_the_peers_windows_are_kept_and_everything_arrives(
         stream = data.draw(st.sampled_from(streams), "stream")
         match data.draw(st.sampled_from(["say", "say", "grant", "settings", "end", "carry"]), "what"):
             case "say" if stream not in ended:
-                size = data.draw(st.sampled_from([1, 4096, 4097, 16_384, 40_000, 70_000]), "size")
+                size = data.draw(st.sampled_from([1, 4096, 4097, 16_384, 40_000]), "size")
                 said[stream] += bytes([step + 1]) * size
                 engine.send_data(engine.stream(stream), said[stream][-size:])
             case "grant" if granted < 10_000_000 and not client[stream].ended:
@@ -94,10 +95,10 @@ def test_the_peers_windows_are_kept_and_everything_arrives(
             assert client.h2.remote_flow_control_window(stream) <= 0 or not consumes
         if stream not in ended:
             engine.end_message(engine.stream(stream), [])
-    client.h2.increment_flow_control_window(50_000_000)
+    client.h2.increment_flow_control_window(5_000_000)
     for stream in streams:
         if not client[stream].ended:
-            client.h2.increment_flow_control_window(10_000_000, stream)
+            client.h2.increment_flow_control_window(1_000_000, stream)
     carry(client, engine)
     for stream in streams:
         assert bytes(client[stream].body) == said[stream]
@@ -156,7 +157,7 @@ def test_a_stream_that_is_over_takes_no_data() -> None:
     [stream] = opened(client, engine)
     client.h2.reset_stream(stream)
     engine.receive(client.to_send())
-    with pytest.raises(Exception, match="stream"):
+    with pytest.raises(zttp.LocalProtocolError):
         engine.send_data(engine.stream(stream), bytes(100_000))
     assert engine.pending(stream) == 0
 
