@@ -2,8 +2,8 @@
 
 Over gRPC the load client replays a prepared upload (`replay.py`) or discards a download (h2load), which costs
 a fraction of what a Python client does, so that the server is what is measured. h2load's uploads, which
-declare their length as no gRPC client does, are shown too, and so is grpcio's Python client, which also checks
-content. 1 MB is 1,000,000 bytes.
+declare their length as no gRPC client does, are shown too, and so are those of grpcio's Python client, which
+checks content as well. 1 MB is 1,000,000 bytes.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def measure(options: argparse.Namespace) -> Report:
         for chunk in CHUNKS.values():
             write_upload(folder / f"upload-{chunk}", size, chunk)
             write_frames(folder / f"upload-{chunk}", folder / f"frames-{chunk}")
-        touch(folder, 5 * size)
+        touch(folder, 12 * size)
         bench = Bench(report, folder, size, digest(size), EVERY_CORE if options.every_core else SERVER_CORES)
         for number in range(1, options.rounds + 1):
             for name in (FAWAD, GRPCIO, NGINX, BARE):

@@ -119,14 +119,14 @@ async def test_content_is_sent_and_received_beside_its_messages(content_type: st
     codec = JSON_CODEC if content_type.endswith("json") else PROTO
     requests = [
         SendFileRequest(info=FileInfo(name="a")),
-        *(SendFileRequest(chunk_data=bytes(size)) for size in (1, 40_000, 0)),
+        *(SendFileRequest(chunk_data=bytes(size)) for size in (1, 10_000, 0)),
     ]
     async with serving(app(echo, types=(SendFileRequest, ReceiveFileResponse))) as client:
         body = b"".join(pack(codec.encode(request)) for request in requests)
         response = await client.call(STREAM, {"content-type": content_type, "te": "trailers"}, body)
     reader = EnvelopeReader(200_000, gzip=False, fault=Status.INTERNAL, end_flag=0x02)
     answers = [codec.decode(payload, ReceiveFileResponse) for payload in reader.feed(response.body)]
-    assert [len(answer.chunk_data) for answer in answers] == [0, 1, 40_000, 0]
+    assert [len(answer.chunk_data) for answer in answers] == [0, 1, 10_000, 0]
     assert answers[0].filename == "info"
 
 
