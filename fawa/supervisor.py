@@ -35,6 +35,7 @@ from fawa.net.exchange import Exchange
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
 from fawa.ops.logging import access_line, configure, get_logger
+from fawa.ops.memory import keep_freed_memory
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Offer, Service
 from fawa.services.file import FileService, FileSettings
@@ -218,6 +219,7 @@ class Supervisor:
                     # What has been made until now stays to the end: no collection need look at it again.
                     gc.collect()
                     gc.freeze()
+                    keep_freed_memory()
                     self._announce(endpoints)
                     task_status.started(endpoints)
                     await self._stop.wait()
