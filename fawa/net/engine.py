@@ -303,7 +303,11 @@ class H2Engine:
         if pieces:
             self.waiting[stream_id] = waiting  # behind the others, whose turn it is now
         elif waiting.trailers is not None:
-            handle.end_message(waiting.trailers)
+            try:
+                handle.end_message(waiting.trailers)
+            except zttp.LocalProtocolError:
+                # Whoever gave these trailers is gone, and the writer must not end for them.
+                handle.reset(H2ErrorCode.INTERNAL_ERROR)
             self._out.append(self._conn.data_to_send())
 
     def _room(self, handle: zttp.Stream) -> int:
@@ -328,6 +332,8 @@ class H2Engine:
         if waiting is None:
             if (size <= _SMALL and size <= self._room(stream)) or stream.send_window is None:
                 stream.send_data(data)
+                return
+            if not size:
                 return
             waiting = self.waiting[stream.stream_id] = _Waiting(stream)
         waiting.pieces.append(memoryview(data))

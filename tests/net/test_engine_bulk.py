@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import h2.settings
 import pytest
 import zttp
@@ -22,7 +24,18 @@ from fawa.net.engine import (
 )
 from fawa.net.exchange import Exchange
 from fawa.net.http2 import H2Connection
-from tests.net.talk import RST_STREAM, H2Client, examples, frames, head, line, pieces
+from tests.net.talk import (
+    DATA,
+    RST_STREAM,
+    SETTINGS,
+    H2Client,
+    examples,
+    frame,
+    frames,
+    head,
+    line,
+    pieces,
+)
 
 MAX_WINDOW = 2**31 - 1
 INITIAL_WINDOW_SIZE = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
@@ -150,6 +163,29 @@ def test_a_reset_drops_what_waits() -> None:
     assert [event.stream_id for event in events if isinstance(event, RstStream)] == [theirs]
     assert engine.pending(ours) == engine.pending(theirs) == 0
     assert [(kind, stream) for kind, _, stream, _ in frames(engine.take())] == [(RST_STREAM, ours)]
+
+
+def test_trailers_that_cannot_be_sent_end_their_stream_and_no_more() -> None:
+    engine, client = server(), H2Client()
+    bad, good = opened(client, engine, 2)
+    for stream, name in ((bad, b"No Name"), (good, b"a-name")):
+        engine.send_data(engine.stream(stream), bytes(5000))
+        engine.end_message(engine.stream(stream), [(name, b"")])
+    carry(client, engine)
+    assert (client[bad].reset, client[bad].ended) == (H2ErrorCode.INTERNAL_ERROR, False)
+    assert (client[good].trailers, client[good].ended) == ([(b"a-name", b"")], True)
+
+
+def test_no_data_is_nothing_to_wait_with() -> None:
+    engine, client = server(), H2Client(window=1000, consumes=False)
+    [stream] = opened(client, engine)
+    engine.send_data(engine.stream(stream), bytes(1000))
+    # A window may shrink below nothing (RFC 9113 section 6.9.2), which `h2` does not do to itself.
+    engine.receive(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, 10)))
+    engine.take()
+    engine.send_data(engine.stream(stream), b"")
+    engine.end_message(engine.stream(stream), [])
+    assert [(kind, flags) for kind, flags, _, _ in frames(engine.take())] == [(DATA, 1)]
 
 
 def test_a_stream_that_is_over_takes_no_data() -> None:
