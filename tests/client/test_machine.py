@@ -357,7 +357,7 @@ BUGS: dict[str, tuple[str, Callable[..., Any]]] = {
 async def test_the_machine_sees(monkeypatch: pytest.MonkeyPatch, place: str, bug: Callable[..., Any]) -> None:
     """The machine can fail: each bug is caught."""
     monkeypatch.setattr(f"fawa.client.http2.{place}", bug)
+    # As many examples as it takes: which come first depends on the modules that happen to be loaded.
+    patient = settings(SETTINGS, max_examples=20 * SETTINGS.max_examples, phases=[Phase.generate])
     with pytest.raises(AssertionError):
-        # As many examples as it takes: which come first depends on the modules that happen to be loaded.
-        patient = settings(SETTINGS, max_examples=20 * SETTINGS.max_examples, phases=[Phase.generate])
         run_state_machine_as_test(Conversation, settings=patient)
