@@ -36,6 +36,7 @@ from fawa.net.exchange import Exchange
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
 from fawa.ops.logging import access_line, configure, get_logger
+from fawa.ops.memory import keep_freed_memory
 from fawa.rooms.rooms import Rooms, RoomsSettings
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.addresses import Proxies
@@ -281,6 +282,7 @@ class Supervisor:
                     # What has been made until now stays to the end: no collection need look at it again.
                     gc.collect()
                     gc.freeze()
+                    keep_freed_memory()
                     self._announce(endpoints)
                     task_status.started(endpoints)
                     await self._stop.wait()

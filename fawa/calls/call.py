@@ -132,6 +132,25 @@ class Call(Generic[Received, Sent]):
         self._received += 1
         return dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
 
+    async def recv_content(self, field: str) -> tuple[Received, bytes | memoryview] | None:
+        """Return the next message and what its bytes field `field` holds, if possible without copying that.
+
+        The message itself may then be without the field. For methods whose client streams; else as
+        `recv_message`.
+        """
+        inbox = self._inbox
+        while not self._ended and not inbox:
+            if data := await self.exchange.receive():
+                inbox.extend(self._dialect.feed(data))
+            if self.exchange.body_over:
+                self._ended = True
+                inbox.extend(self._dialect.feed_end())
+        if not inbox:
+            return None
+        self._received += 1
+        codec, request_type = self._dialect.codec, self._method.request_type
+        return codec.decode_around(inbox.popleft(), request_type, field)  # type: ignore[arg-type]
+
     def __aiter__(self) -> Call[Received, Sent]:
         return self
 
@@ -162,6 +181,20 @@ class Call(Generic[Received, Sent]):
             self.exchange.push(data)
             if self._method.kind.server_streaming:
                 await self.exchange.drain()
+
+    async def send_content(self, message: Sent, field: str, content: bytes) -> None:
+        """Send `message` with its bytes field `field` set to `content`, if possible without copying that.
+
+        The field's number must be above those of all fields that are set. Waits as `send_message` does.
+        """
+        if not self._head_sent:
+            self._send_head(None)
+        exchange, dialect = self.exchange, self._dialect
+        for part in dialect.message_around(*dialect.codec.encode_around(message, field, content)):
+            if part:
+                exchange.push(part)
+        if self._method.kind.server_streaming:
+            await exchange.drain()
 
     async def send_trailing_metadata(
         self,

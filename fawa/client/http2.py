@@ -11,6 +11,8 @@ from fawa.client.errors import ConnectionLost, Refused, from_reset
 from fawa.client.exchange import ClientExchange, Connection, Headers
 from fawa.client.wire import HIGH_WATER, Wire
 from fawa.net.engine import (
+    Bulk,
+    Credit,
     Data,
     EndOfMessage,
     GoAway,
@@ -72,13 +74,13 @@ class H2ClientExchange(ClientExchange):
     def push(self, data: bytes) -> None:
         if not self._closed and data:
             self._conn.queued += len(data)
-            self._stream.send_data(data)
+            self._conn.engine.send_data(self._stream, data)
             self._conn.wake_writer()
 
     def _has_room(self) -> bool:
         if self._closed or self.is_over:
             return True
-        return self._conn.queued < HIGH_WATER and (self._stream.pending_bytes or 0) < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._conn.engine.pending(self.id) < HIGH_WATER
 
     async def drain(self) -> None:
         if not self._has_room():
@@ -87,7 +89,7 @@ class H2ClientExchange(ClientExchange):
     def finish(self) -> None:
         self._finished = True
         if not self._closed:
-            self._stream.end_message()
+            self._conn.engine.end_message(self._stream, [])
             self._conn.wake_writer()
 
     def _close(self) -> None:
@@ -95,7 +97,7 @@ class H2ClientExchange(ClientExchange):
         if not self._closed:
             self._closed = True
             if not (self.ended and self._finished):
-                self._stream.reset(H2ErrorCode.CANCEL)
+                self._conn.engine.reset(self._stream, H2ErrorCode.CANCEL)
                 conn.wake_writer()
         conn.forget(self)
 
@@ -210,9 +212,9 @@ class H2Client(Wire, Connection):
         finally:
             self.wake_writer()
         for event in events:
-            if isinstance(event, Response | Data | EndOfMessage | RstStream):
+            if isinstance(event, Response | Data | Bulk | EndOfMessage | RstStream):
                 self._on_stream(event)
-            elif isinstance(event, WindowUpdate):
+            elif isinstance(event, WindowUpdate | Credit):
                 self.made_progress()
             elif isinstance(event, GoAway):
                 self._on_goaway(event)
@@ -221,17 +223,17 @@ class H2Client(Wire, Connection):
         if self.engine.holds_windows:
             self.engine.release(0)
 
-    def _on_stream(self, event: Response | Data | EndOfMessage | RstStream) -> None:
+    def _on_stream(self, event: Response | Data | Bulk | EndOfMessage | RstStream) -> None:
         exchange = self._exchanges.get(event.stream_id)
         if exchange is None:
             # Given up, and the server does not know it yet.
             self.engine.forget(event.stream_id)
-        elif isinstance(event, Data):
+        elif isinstance(event, Data | Bulk):
             exchange.feed(event.data)
             if exchange.buffered > 2 * self._limits.stream_window:
                 # More than a server that respects the window can have sent.
                 exchange.end_stream()
-                self.engine.stream(exchange.id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
+                self.engine.reset(self.engine.stream(exchange.id), H2ErrorCode.FLOW_CONTROL_ERROR)
                 exchange.fail(from_reset(H2ErrorCode.FLOW_CONTROL_ERROR))
         elif isinstance(event, Response):
             exchange.feed_head(event.status_code, header_list(event))

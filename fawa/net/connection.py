@@ -452,7 +452,10 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             Disconnected: the peer is gone, or `progress()` stayed the same for the write timeout.
 
         """
-        self.wake_writer()
+        if not self.corked:
+            self._uncork()
+            if has_room() and not self.lost:
+                await trio.lowlevel.checkpoint()
         while not has_room() and not self.lost:
             before = progress()
             with trio.move_on_after(self.limits.write_timeout) as timeout:

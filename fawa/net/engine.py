@@ -5,16 +5,19 @@ give another library's events these names and write these two classes; nothing e
 
 zttp gives flow-control window back as soon as bytes are parsed. `H2Engine` holds those WINDOW_UPDATE frames
 back until the application has consumed what came (`release`), so a slow reader stops its own stream's peer
-and no other stream (RFC 9113 section 5.2). It also widens the windows beyond zttp's 65,535 octets.
+and no other stream (RFC 9113 section 5.2). It also widens the windows beyond zttp's 65,535 octets. Large
+content goes past zttp both ways: see `fawa.net.frames`.
 """
 
 from __future__ import annotations
 
 import enum
 import http
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+import attrs
 import zttp
 from zttp import (
     Data,
@@ -29,10 +32,14 @@ from zttp import (
     WindowUpdate,
 )
 
+from fawa.net.frames import Bulk, Credit, Sieve, data_frames, window_update
+
 __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_REQUESTS",
     "PREFACE",
+    "Bulk",
+    "Credit",
     "Data",
     "EndOfMessage",
     "Event",
@@ -53,7 +60,19 @@ __all__ = [
 ]
 
 Headers = list[tuple[bytes, bytes]]
-Event = Request | Response | Data | EndOfMessage | RstStream | GoAway | Ping | WindowUpdate | Settings
+Event = (
+    Request
+    | Response
+    | Data
+    | Bulk
+    | EndOfMessage
+    | RstStream
+    | GoAway
+    | Ping
+    | WindowUpdate
+    | Credit
+    | Settings
+)
 
 #: What an HTTP/2 client sends first (RFC 9113 section 3.4).
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -65,6 +84,8 @@ MAX_HEADER_BYTES: Final = 65536
 _INITIAL_WINDOW: Final = 65535
 _FRAME_HEADER: Final = 9
 _WINDOW_UPDATE: Final = 8
+#: Bytes of data up to which zttp frames them faster than is done here.
+_SMALL: Final = 4096
 _SCHEME_HTTPS: Final = b"\x06\x05https"
 _SCHEME_HTTP: Final = b"\x86"
 _REASONS: Final = {status.value: status.phrase.encode() for status in http.HTTPStatus}
@@ -98,11 +119,6 @@ def header_list(head: Request | Response) -> Headers:
     return headers if isinstance(headers, list) else headers.to_list(lowercase_names=True)
 
 
-def _window_update(stream_id: int, increment: int) -> bytes:
-    """Encode one WINDOW_UPDATE frame (RFC 9113 section 6.9)."""
-    return b"\0\0\4\x08\0" + stream_id.to_bytes(4, "big") + increment.to_bytes(4, "big")
-
-
 def _say_http(head: bytes, method: bytes) -> bytes:
     """Return a request's frames with `:scheme http`: zttp knows only `https`.
 
@@ -118,6 +134,18 @@ def _say_http(head: bytes, method: bytes) -> bytes:
     return b"".join((length.to_bytes(3, "big"), head[3:start], _SCHEME_HTTP, head[end:]))
 
 
+@attrs.define(eq=False)
+class _Waiting:
+    """What a stream has to send and has not framed: zttp never gets what it would have to hold back."""
+
+    handle: zttp.Stream
+    pieces: deque[memoryview] = attrs.field(factory=deque, init=False)
+    #: Bytes in `pieces`.
+    size: int = attrs.field(default=0, init=False)
+    #: Set once the message ends behind them.
+    trailers: Headers | None = attrs.field(default=None, init=False)
+
+
 class H2Engine:
     """One HTTP/2 connection.
 
@@ -130,11 +158,14 @@ class H2Engine:
         #: Window that was earned by parsing and waits for `release`; key 0 is the connection.
         self._held: dict[int, int] = {}
         self._widened: set[int] = set()
-        self._out: list[bytes] = []
+        self._sieve = Sieve(len(PREFACE) if role is Role.SERVER else 0)
+        #: What waits for `take`, by stream, in the order of their turns.
+        self.waiting: dict[int, _Waiting] = {}
+        self._out: list[bytes | memoryview] = []
         self._conn.initiate_connection()
         self._out.append(self._conn.data_to_send())
         if connection_window > _INITIAL_WINDOW:
-            self._out.append(_window_update(0, connection_window - _INITIAL_WINDOW))
+            self._out.append(window_update(0, connection_window - _INITIAL_WINDOW))
 
     def receive(self, data: bytes) -> list[Event]:
         """Parse received bytes (`b""` = end of input) and return the events in them.
@@ -147,17 +178,37 @@ class H2Engine:
         if gathered := conn.data_to_send():
             self._out.append(gathered)
         events: list[Event] = []
-        next_event = conn.next_event
+        sieve = self._sieve
         try:
-            conn.receive_data(data)
-            while (event := next_event()) is not _NEED_DATA and event is not _CLOSED:
-                events.append(event)  # type: ignore[arg-type]  # the sentinels end the loop
+            if not sieve.has_work or not data:
+                self._parse(sieve.skip(data), events)
+            else:
+                for part in sieve.sift(data):
+                    if isinstance(part, bytes):
+                        self._parse(part, events)
+                    else:
+                        events.append(part)
+                        if isinstance(part, Bulk):
+                            self._hold(part.stream_id, len(part.data))
         except zttp.RemoteProtocolError as error:
             raise HttpError(str(error)) from error
         finally:
             if answer := conn.data_to_send():
                 self._out.append(self._hold_windows(answer))
         return events
+
+    def _parse(self, data: bytes, events: list[Event]) -> None:
+        self._conn.receive_data(data)
+        next_event = self._conn.next_event
+        while (event := next_event()) is not _NEED_DATA and event is not _CLOSED:
+            events.append(event)  # type: ignore[arg-type]  # the sentinels end the loop
+            if self.waiting and isinstance(event, RstStream):
+                self.waiting.pop(event.stream_id, None)
+
+    def _hold(self, stream_id: int, size: int) -> None:
+        """Note window that a bulk stream has used up."""
+        for key in (0, stream_id):
+            self._held[key] = self._held.get(key, 0) + size
 
     def _hold_windows(self, frames: bytes) -> bytes:
         """Take the WINDOW_UPDATE frames out of `frames` and note their credit."""
@@ -191,7 +242,7 @@ class H2Engine:
             # Only streams that carry more than a few messages get here, so short calls cost no frame.
             self._widened.add(stream_id)
             increment += self._widen_by
-        self._out.append(_window_update(stream_id, increment))
+        self._out.append(window_update(stream_id, increment))
         return True
 
     @property
@@ -208,20 +259,102 @@ class H2Engine:
         """Drop what is held for a stream that has ended."""
         self._held.pop(stream_id, None)
         self._widened.discard(stream_id)
+        self._sieve.bulk.discard(stream_id)
+        if stream_id not in self.waiting:
+            self._sieve.spent.pop(stream_id, None)
+
+    def expect_bulk(self, stream_id: int) -> None:
+        """Take the stream's DATA past zttp from now on, as `Bulk`.
+
+        For a body that goes on and has no `content-length`, because zttp counts what has one.
+        """
+        self._sieve.bulk.add(stream_id)
 
     def take(self) -> bytes:
         """Return and clear the bytes to send."""
         gathered = self._conn.data_to_send()
-        if not self._out:
+        if not self._out and not self.waiting:
             return gathered
         self._out.append(gathered)
+        for waiting in list(self.waiting.values()):
+            self._frame(waiting)
         data = b"".join(self._out)
         self._out.clear()
         return data
 
+    def _frame(self, waiting: _Waiting) -> None:
+        """Frame what the peer's windows let pass, and the end of the message once it is all that is left."""
+        handle, pieces, spent = waiting.handle, waiting.pieces, self._sieve.spent
+        stream_id = handle.stream_id
+        size = room = self._room(handle)
+        while pieces and room > 0:
+            piece = pieces.popleft()
+            if len(piece) > room:
+                pieces.appendleft(piece[room:])
+                piece = piece[:room]
+            self._out.extend(data_frames(stream_id, piece))
+            room -= len(piece)
+        size -= room
+        if not size and pieces:
+            return
+        waiting.size -= size
+        spent[0] = spent.get(0, 0) + size
+        spent[stream_id] = spent.get(stream_id, 0) + size
+        del self.waiting[stream_id]
+        if pieces:
+            self.waiting[stream_id] = waiting  # behind the others, whose turn it is now
+        elif waiting.trailers is not None:
+            try:
+                handle.end_message(waiting.trailers)
+            except zttp.LocalProtocolError:
+                # Whoever gave these trailers is gone, and the writer must not end for them.
+                handle.reset(H2ErrorCode.INTERNAL_ERROR)
+            self._out.append(self._conn.data_to_send())
+
+    def _room(self, handle: zttp.Stream) -> int:
+        """Return how much the peer's windows let pass on a stream now."""
+        on_all, on_stream = self._conn.send_window, handle.send_window or 0
+        if spent := self._sieve.spent:
+            on_all -= spent.get(0, 0)
+            on_stream -= spent.get(handle.stream_id, 0)
+        return on_all if on_all < on_stream else on_stream
+
     def stream(self, stream_id: int) -> zttp.Stream:
-        """Return the handle on which a stream's head, data and trailers are sent."""
+        """Return the handle on which a stream's head is sent; the rest is sent by the methods below."""
         return self._conn.stream(stream_id)
+
+    def send_data(self, stream: zttp.Stream, data: bytes) -> None:
+        """Send body bytes as the peer's windows have room for them.
+
+        Small data that has room goes to zttp. Other data waits for `take`, which puts frame headers between
+        views of it.
+        """
+        size, waiting = len(data), self.waiting.get(stream.stream_id) if self.waiting else None
+        if waiting is None:
+            if (size <= _SMALL and size <= self._room(stream)) or stream.send_window is None:
+                stream.send_data(data)
+                return
+            if not size:
+                return
+            waiting = self.waiting[stream.stream_id] = _Waiting(stream)
+        waiting.pieces.append(memoryview(data))
+        waiting.size += size
+
+    def end_message(self, stream: zttp.Stream, trailers: Headers) -> None:
+        """End a stream's message behind all its data."""
+        if self.waiting and (waiting := self.waiting.get(stream.stream_id)) is not None:
+            waiting.trailers = trailers
+        else:
+            stream.end_message(trailers)
+
+    def reset(self, stream: zttp.Stream, code: int) -> None:
+        """End a stream at once; what waits is dropped."""
+        self.waiting.pop(stream.stream_id, None)
+        stream.reset(code)
+
+    def pending(self, stream_id: int) -> int:
+        """Return how many bytes of a stream wait for `take` or for the peer's windows."""
+        return self.waiting[stream_id].size if stream_id in self.waiting else 0
 
     def request(
         self, method: bytes, target: bytes, headers: Headers, *, scheme: bytes = b"https"

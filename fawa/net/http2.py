@@ -11,6 +11,8 @@ import trio
 from fawa.net.connection import HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import (
     MAX_HEADER_BYTES,
+    Bulk,
+    Credit,
     Data,
     EndOfMessage,
     H2Engine,
@@ -102,7 +104,9 @@ class H2Exchange(Exchange):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.bytes_in += len(data)
-        self._conn.consumed(self.id, self.buffered)
+        flows = self._conn.consumed(self.id, self.buffered) and not self._ended
+        if flows and b"content-length" not in self.fields:
+            self._conn.engine.expect_bulk(self.id)
         self.buffered = 0
         return data
 
@@ -148,17 +152,17 @@ class H2Exchange(Exchange):
         size = len(data)
         self.bytes_out += size
         conn.queued += size
-        self._stream.send_data(data)
+        conn.engine.send_data(self._stream, data)
         if not self.upgraded and not conn.corked:
             conn.wake_writer()
 
     def _has_room(self) -> bool:
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
-        return self._conn.queued < HIGH_WATER and (self._stream.pending_bytes or 0) < HIGH_WATER
+        return self._conn.queued < HIGH_WATER and self._conn.engine.pending(self.id) < HIGH_WATER
 
     def _progress(self) -> int:
         # Where the stream's window holds it back, what the peer takes of other streams does not count.
-        pending = self._stream.pending_bytes or 0
+        pending = self._conn.engine.pending(self.id)
         return -pending if pending >= HIGH_WATER or self._finished else self._conn.writes
 
     async def drain(self) -> None:
@@ -174,19 +178,19 @@ class H2Exchange(Exchange):
     @property
     def owes(self) -> bool:
         """Whether the peer's window holds back a part of the finished response."""
-        return bool(self._finished and not self.gone and self._stream.pending_bytes)
+        return bool(self._finished and not self.gone and self._conn.engine.pending(self.id))
 
     async def see_off(self) -> None:
         """Wait until the peer's window has let the whole response pass; resets the stream if it does not."""
         try:
-            await self._conn.wait_room(lambda: not self._stream.pending_bytes, self._progress)
+            await self._conn.wait_room(lambda: not self._conn.engine.pending(self.id), self._progress)
         except Disconnected:
             self._reset(H2ErrorCode.CANCEL)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         if self.gone:
             raise self._disconnected()
-        self._stream.end_message(list(trailers))
+        self._conn.engine.end_message(self._stream, list(trailers))
         self._finished = True
         if not self._conn.corked:
             self._conn.wake_writer()
@@ -219,7 +223,7 @@ class H2Exchange(Exchange):
             and conn.is_flushed
             and not conn.lost
             and self.id in conn.exchanges
-            and not self._stream.pending_bytes
+            and not self._conn.engine.pending(self.id)
         )
 
     async def wait_flushed(self) -> None:
@@ -237,7 +241,7 @@ class H2Exchange(Exchange):
     def _reset(self, code: int) -> None:
         if not self.gone:
             self.gone = True
-            self._stream.reset(code)
+            self._conn.engine.reset(self._stream, code)
             self._conn.wake_writer()
 
     def _disconnected(self) -> Disconnected:
@@ -276,14 +280,14 @@ class H2Connection(Connection[H2Exchange]):
             return
         for event in events:
             # Events have no subclasses, and `isinstance` is slow to deny.
-            if type(event) is Data:
+            if type(event) is Data or type(event) is Bulk:
                 self._feed(event)
             elif type(event) is EndOfMessage:
                 if (exchange := self.exchanges.get(event.stream_id)) is not None:
                     exchange.feed_end()
             elif type(event) is Request:
                 self._open(event)
-            elif type(event) is WindowUpdate:
+            elif type(event) is WindowUpdate or type(event) is Credit:
                 self.made_progress()
             elif type(event) is RstStream:
                 self._drop(event.stream_id)
@@ -302,7 +306,7 @@ class H2Connection(Connection[H2Exchange]):
         self._requests += 1
         if stream_id > self._refuse_above or len(self.exchanges) >= self.limits.max_streams:
             # REFUSED_STREAM promises that nothing was done, so the client may safely try again (section 8.7).
-            self.engine.stream(stream_id).reset(H2ErrorCode.REFUSED_STREAM)
+            self.engine.reset(self.engine.stream(stream_id), H2ErrorCode.REFUSED_STREAM)
             return
         exchange = H2Exchange(self, request)
         exchange.draining = self._shutting_down
@@ -315,7 +319,7 @@ class H2Connection(Connection[H2Exchange]):
         if self._requests == self.limits.max_requests:
             self._rotate()
 
-    def _feed(self, event: Data) -> None:
+    def _feed(self, event: Data | Bulk) -> None:
         data = event.data
         size = len(data)
         self._unconsumed += size
@@ -326,7 +330,7 @@ class H2Connection(Connection[H2Exchange]):
         self.engine.forget(event.stream_id)
         self.consumed(0, size)
         if exchange is not None:
-            self.engine.stream(event.stream_id).reset(H2ErrorCode.FLOW_CONTROL_ERROR)
+            self.engine.reset(self.engine.stream(event.stream_id), H2ErrorCode.FLOW_CONTROL_ERROR)
             self._drop(event.stream_id)
 
     def _drop(self, stream_id: int) -> None:
@@ -352,7 +356,7 @@ class H2Connection(Connection[H2Exchange]):
             self._rest_for_a_while()
 
     def owes(self, exchange: H2Exchange) -> bool:
-        return exchange.owes
+        return bool(self.engine.waiting) and exchange.owes
 
     async def see_off(self, exchange: H2Exchange) -> None:
         await exchange.see_off()
@@ -364,16 +368,18 @@ class H2Connection(Connection[H2Exchange]):
         else:
             self.set_deadline(trio.current_time() + self.limits.idle_timeout)
 
-    def consumed(self, stream_id: int, size: int) -> None:
-        """The application is done with `size` body bytes: give the peer window for more.
+    def consumed(self, stream_id: int, size: int) -> bool:
+        """The application is done with `size` body bytes: give the peer window for more, and tell if it was.
 
         A stream that is not read keeps what it holds of the connection's window, and nobody else's.
         """
         self._unconsumed -= size
-        if self.engine.holds_windows:
-            given = self.engine.release(stream_id) if stream_id else False
-            if self.engine.release(0, self._unconsumed) or given:
-                self.wake_writer()
+        if not self.engine.holds_windows:
+            return False
+        given = self.engine.release(stream_id) if stream_id else False
+        if self.engine.release(0, self._unconsumed) or given:
+            self.wake_writer()
+        return given
 
     def _give_back_padding(self) -> None:
         """Give window back for what nobody will consume: padding, and data of streams that are over."""

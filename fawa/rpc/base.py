@@ -13,7 +13,7 @@ from multidict import MultiDict
 from fawa import __version__
 from fawa.rpc.codec import Codec
 from fawa.rpc.compression import accepts_gzip, compress, is_gzip
-from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack, unpack_whole
+from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack, pack_around, unpack_whole
 from fawa.rpc.face import ClientDialect, Head, Headers, Limits, Method, ServerDialect
 from fawa.rpc.metadata import decode_metadata, encode_metadata
 from fawa.rpc.stream import MetadataLike
@@ -212,6 +212,12 @@ class EnvelopedServer(ServerBase):
             if squeezed is not None:
                 return pack(squeezed, COMPRESSED)
         return pack(payload)
+
+    def message_around(self, head: bytes, content: bytes) -> tuple[bytes, ...]:
+        if self._gzip_out and self.compress:
+            return super().message_around(head, content)
+        self._count_sent()
+        return pack_around(head, content)
 
 
 class ClientBase(ClientDialect):

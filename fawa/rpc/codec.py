@@ -10,6 +10,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 _JSON_SPACE: Final = " \t\r\n"
+#: Wire type of strings, bytes and messages (protobuf's encoding, "Message Structure").
+_LENGTH_DELIMITED: Final = 2
 
 T = TypeVar("T", bound=Message)
 
@@ -29,9 +31,37 @@ class Codec(abc.ABC):
 
         """
 
+    def decode_around(
+        self, payload: bytes, message_type: type[T], field: str
+    ) -> tuple[T, bytes | memoryview]:
+        """Return the message, and what its bytes field `field` holds.
+
+        Where the codec can, the latter is a view of `payload`, and the message is without that field.
+
+        Raises:
+            GRPCError: as `decode`.
+
+        """
+        message = self.decode(payload, message_type)
+        return message, getattr(message, field)
+
     @abc.abstractmethod
     def encode(self, message: Message) -> bytes:
         """Return the payload of `message`."""
+
+    def encode_around(self, message: Message, field: str, content: bytes) -> tuple[bytes, bytes]:
+        """Return the payload of `message` with its bytes field `field` set to `content`, in two parts.
+
+        Where the codec can, the second part is `content` itself, uncopied.
+
+        Args:
+            message: without that field, which it may get here.
+            field: name of a field whose number is above those of all fields set.
+            content: what is large.
+
+        """
+        setattr(message, field, content)
+        return self.encode(message), b""
 
 
 class ProtoCodec(Codec):
@@ -45,8 +75,21 @@ class ProtoCodec(Codec):
         except DecodeError as error:
             raise _invalid(message_type, str(error)) from None
 
+    def decode_around(
+        self, payload: bytes, message_type: type[T], field: str
+    ) -> tuple[T, bytes | memoryview]:
+        # Where that field is all there is, protobuf would only copy it, twice.
+        start = _start_of_only_field_untrusted(payload, _key(message_type, field))
+        if start:
+            return message_type(), memoryview(payload)[start:]
+        return super().decode_around(payload, message_type, field)
+
     def encode(self, message: Message) -> bytes:
         return message.SerializeToString()
+
+    def encode_around(self, message: Message, field: str, content: bytes) -> tuple[bytes, bytes]:
+        # A message is its fields one after the other; protobuf itself would copy `content` four times.
+        return message.SerializeToString() + _key(type(message), field) + _varint(len(content)), content
 
 
 class JsonCodec(Codec):
@@ -73,6 +116,34 @@ class JsonCodec(Codec):
         from google.protobuf import json_format  # noqa: PLC0415
 
         return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
+
+
+def _key(message_type: type[Message], field: str) -> bytes:
+    """Return what a bytes field begins with (protobuf's encoding, "Message Structure")."""
+    number: int = message_type.DESCRIPTOR.fields_by_name[field].number
+    return _varint(number << 3 | _LENGTH_DELIMITED)
+
+
+def _start_of_only_field_untrusted(payload: bytes, key: bytes) -> int:
+    """Return where the value of a bytes field starts, 0 unless `payload` is that field and nothing else."""
+    if not payload.startswith(key):
+        return 0
+    # The length is known, and has one shortest encoding.
+    for size in range(1, 6):
+        start = len(key) + size
+        if start < len(payload) and payload[len(key) : start] == _varint(len(payload) - start):
+            return start
+    return 0
+
+
+def _varint(number: int) -> bytes:
+    """Encode an unsigned integer in base 128 (protobuf's encoding, "Base 128 Varints")."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _is_well_known(message_type: type[Message]) -> bool:

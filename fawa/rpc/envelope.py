@@ -37,6 +37,11 @@ def unpack_whole(data: bytes, limit: int) -> bytes | None:
     return None
 
 
+def pack_around(head: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Return a payload that is given in two parts in an envelope, the second part uncopied."""
+    return _pack_prefix(0, len(head) + len(content)) + head, content
+
+
 class EnvelopeReader:
     """Takes bytes in any pieces, gives payloads.
 
@@ -80,7 +85,7 @@ class EnvelopeReader:
         self._flags = 0
         #: What has come of a payload: large pieces as they are, to be joined once, and behind them the small
         #: ones in one buffer, because a list of 1-byte pieces would hold many times the limit.
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._small = bytearray()
         #: Bytes still to come of the payload whose prefix has been read; -1 while in a prefix.
         self._missing = -1
@@ -103,6 +108,8 @@ class EnvelopeReader:
     def _feed_untrusted(self, data: bytes) -> list[bytes]:
         payloads: list[bytes] = []
         self._idle = False
+        # Large pieces are kept as views until they are joined.
+        view = memoryview(data)
         position = 0
         while position < len(data):
             if self.end is not None:
@@ -115,22 +122,24 @@ class EnvelopeReader:
                     break
                 self._open(self._prefix)
                 self._prefix = b""
-            piece = data[position : position + self._missing]
-            position += len(piece)
-            self._missing -= len(piece)
+            part = view[position : position + self._missing]
+            position += len(part)
+            self._missing -= len(part)
             if self._missing:
-                self._keep(piece)
+                self._keep(part)
             else:
                 self._missing = -1
                 if self._pieces or self._small:
-                    piece = b"".join([*self._pieces, self._small, piece])
+                    payload = b"".join([*self._pieces, self._small, part])
                     self._pieces.clear()
                     self._small.clear()
-                self._close(piece, payloads)
+                else:
+                    payload = bytes(part)
+                self._close(payload, payloads)
         self._idle = self._missing < 0 and not self._prefix and self.end is None
         return payloads
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep(self, piece: memoryview) -> None:
         if len(piece) < _LARGE:
             self._small += piece
             return

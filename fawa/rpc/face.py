@@ -203,6 +203,15 @@ class ServerDialect(abc.ABC):
 
         """
 
+    def message_around(self, head: bytes, content: bytes) -> tuple[bytes, ...]:
+        """Do as `message` for a payload in two parts, of which the second is large and uncopied if it can be.
+
+        Raises:
+            GRPCError: as `message`.
+
+        """
+        return (self.message(head + content),)
+
     @abc.abstractmethod
     def end(
         self,

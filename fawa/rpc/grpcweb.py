@@ -74,6 +74,9 @@ class GrpcWebTextServer(GrpcWebServer):
     def message(self, payload: bytes) -> bytes:
         return binascii.b2a_base64(super().message(payload), newline=False)
 
+    def message_around(self, head: bytes, content: bytes) -> tuple[bytes, ...]:
+        return (self.message(head + content),)
+
     def end(
         self,
         status: Status,

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import attrs
 import trio
+from google.protobuf.message import Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -121,7 +122,7 @@ class FileRpc(FileServiceBase):
                 await stream.send_message(ReceiveFileResponse(filename=name, file_size=record.size))
                 async with aclosing(content.read(0, record.size)) as pieces:
                     async for piece in pieces:
-                        await stream.send_message(ReceiveFileResponse(filename=name, chunk_data=piece))
+                        await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
         try:
             await self.metadata.count_download(key)
         except StorageError as error:
@@ -174,16 +175,15 @@ async def _receive_content(
     while True:
         # Empty chunks are no progress: they do not move the deadline.
         with trio.move_on_after(progress_timeout) as waiting:
-            data = b""
+            data: bytes | memoryview = b""
             while not data:
-                message = await stream.recv_message()
-                if message is None:
+                came = await _receive_content_of(stream, "chunk_data")
+                if came is None:
                     break
-                kind = message.WhichOneof("payload")
-                if kind != "chunk_data":
-                    came = "a second info" if kind == "info" else "a message without payload"
-                    raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {came}")
-                data = message.chunk_data
+                message, data = came
+                if not data and (kind := message.WhichOneof("payload")) != "chunk_data":
+                    what = "a second info" if kind == "info" else "a message without payload"
+                    raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {what}")
         if waiting.cancelled_caught:
             raise _stalled(progress_timeout)
         if not data:
@@ -244,6 +244,17 @@ def _status_of_storage_errors() -> Iterator[None]:
 def _leave_uncompressed(stream: object) -> None:
     """Send content as it is: most files are compressed already, and those that are not cost time."""
     cast("Any", stream).compress = False
+
+
+async def _receive_content_of(stream: object, field: str) -> tuple[Any, bytes | memoryview] | None:
+    """Receive a message whose bytes field `field` is large and so better not copied."""
+    received: tuple[Any, bytes | memoryview] | None = await cast("Any", stream).recv_content(field)
+    return received
+
+
+async def _send_content(stream: object, message: Message, field: str, content: bytes) -> None:
+    """Send a message whose bytes field `field` is `content`, which is large and so better not copied."""
+    await cast("Any", stream).send_content(message, field, content)
 
 
 def _address_client_used(stream: object) -> str:

@@ -138,8 +138,8 @@ class Upload(Protocol):
     Once a method has raised or was cancelled, the upload cannot be committed any more.
     """
 
-    async def write(self, data: bytes) -> None:
-        """Append bytes; waits while the backend is slower than the caller."""
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append bytes, which stay as they are; waits while the backend is slower than the caller."""
 
     async def digest(self) -> bytes:
         """Return the SHA-256, 32 bytes, of what has been written so far."""

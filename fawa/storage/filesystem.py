@@ -40,8 +40,11 @@ from fawa.storage.publishing import make_folders, publish_file, sync_folder
 
 #: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
 #: writev(2) takes at most 1,024 pieces.
-BATCH: Final = 1024 * 1024
+BATCH: Final = 2 * 1024 * 1024
 BATCH_PIECES: Final = 1024
+
+#: Pieces of content that a thread reads in one hop.
+READ_AHEAD: Final = 4
 
 #: Threads that work on the folder at once. A disk is no faster for more, and one that hangs must not use
 #: up the threads that other parts of the daemon need.
@@ -110,6 +113,15 @@ def _open_content(path: Path) -> tuple[BinaryIO, int]:
         raise
 
 
+def _read_pieces(fd: int, offset: int, end: int) -> list[bytes]:
+    """Read up to `READ_AHEAD` pieces; fewer at `end` and at the end of the file."""
+    pieces: list[bytes] = []
+    while len(pieces) < READ_AHEAD and (piece := os.pread(fd, min(PIECE, end - offset), offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return pieces
+
+
 class _Part:
     """The file of an upload under way, and the hash of what is in it."""
 
@@ -123,7 +135,7 @@ class _Part:
             self.discard()
             raise
 
-    def append(self, pieces: list[bytes]) -> None:
+    def append(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
             self.sha256.update(piece)
         written = os.writev(self._fd, pieces)
@@ -191,11 +203,11 @@ class FilesystemUpload:
     _target: Path
     _known: set[Path]
     #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
-    _pieces: list[bytes] = attrs.field(factory=list, init=False)
+    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
     _gathered: int = attrs.field(default=0, init=False)
     _usable: bool = attrs.field(default=True, init=False)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
         if data:
@@ -248,11 +260,13 @@ class FilesystemContent:
         """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
         end = offset + count
         while offset < end:
-            piece = await self._threads.run("read", os.pread, self._fd, min(PIECE, end - offset), offset)
-            if not piece:
+            pieces = await self._threads.run("read", _read_pieces, self._fd, offset, end)
+            if not pieces:
                 raise Damaged(f"content {self._key} ends at byte {offset}, and {end} were asked for")
-            offset += len(piece)
-            yield piece
+            pieces.reverse()
+            while pieces:
+                offset += len(pieces[-1])
+                yield pieces.pop()
 
 
 class FilesystemStore:

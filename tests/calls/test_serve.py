@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from google.protobuf.message import Message
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
@@ -17,8 +18,12 @@ from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Root
+from fawa.proto.file.v1.file_pb2 import FileInfo, ReceiveFileResponse, SendFileRequest
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest, SayHelloResponse
+from fawa.rpc.codec import JSON as JSON_CODEC
+from fawa.rpc.codec import PROTO
 from fawa.rpc.dialect import Limits
+from fawa.rpc.envelope import EnvelopeReader, pack
 from tests.calls.client import serving
 
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
@@ -34,18 +39,23 @@ class Implementation:
     """A service of two methods with the same handler: unary, and streaming both ways."""
 
     handler: HandlerFunction
+    types: tuple[type[Message], type[Message]] = (SayHelloRequest, SayHelloResponse)
 
     def __mapping__(self) -> dict[str, Handler]:
         return {
-            UNARY: Handler(self.handler, Cardinality.UNARY_UNARY, SayHelloRequest, SayHelloResponse),
-            STREAM: Handler(self.handler, Cardinality.STREAM_STREAM, SayHelloRequest, SayHelloResponse),
+            UNARY: Handler(self.handler, Cardinality.UNARY_UNARY, *self.types),
+            STREAM: Handler(self.handler, Cardinality.STREAM_STREAM, *self.types),
         }
 
 
-def app(handler: HandlerFunction, seen: list[Exchange] | None = None) -> Root:
+def app(
+    handler: HandlerFunction,
+    seen: list[Exchange] | None = None,
+    types: tuple[type[Message], type[Message]] = (SayHelloRequest, SayHelloResponse),
+) -> Root:
     """Return the application that serves `handler`; finished exchanges go to `seen`."""
     router = Router(serve.not_found)
-    router.add(serve.routes([Implementation(handler)], Limits()))
+    router.add(serve.routes([Implementation(handler, types)], Limits()))
 
     def access(exchange: Exchange, seconds: float) -> None:
         if seen is not None:
@@ -96,6 +106,28 @@ async def test_a_stream_is_answered_message_by_message() -> None:
             assert client.responses[stream_id].body.endswith(SayHelloResponse(resp=name).SerializeToString())
         await client.send(stream_id, b"", end=True)
         assert (await client.result(stream_id)).grpc_status == 0
+
+
+@pytest.mark.parametrize("content_type", ["application/grpc", "application/connect+json"])
+async def test_content_is_sent_and_received_beside_its_messages(content_type: str) -> None:
+    async def echo(stream: Any) -> None:
+        while (received := await stream.recv_content("chunk_data")) is not None:
+            message, content = received
+            answer = ReceiveFileResponse(filename=message.WhichOneof("payload") or "a chunk")
+            await stream.send_content(answer, "chunk_data", bytes(content))
+
+    codec = JSON_CODEC if content_type.endswith("json") else PROTO
+    requests = [
+        SendFileRequest(info=FileInfo(name="a")),
+        *(SendFileRequest(chunk_data=bytes(size)) for size in (1, 10_000, 0)),
+    ]
+    async with serving(app(echo, types=(SendFileRequest, ReceiveFileResponse))) as client:
+        body = b"".join(pack(codec.encode(request)) for request in requests)
+        response = await client.call(STREAM, {"content-type": content_type, "te": "trailers"}, body)
+    reader = EnvelopeReader(200_000, gzip=False, fault=Status.INTERNAL, end_flag=0x02)
+    answers = [codec.decode(payload, ReceiveFileResponse) for payload in reader.feed(response.body)]
+    assert [len(answer.chunk_data) for answer in answers] == [0, 1, 10_000, 0]
+    assert answers[0].filename == "info"
 
 
 async def test_metadata_both_ways() -> None:

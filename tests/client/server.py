@@ -142,10 +142,10 @@ class Script:
         self.engine.stream(stream_id).send_response(200, [(b"content-type", b"application/grpc+proto")])
 
     def message(self, stream_id: int, message: Message) -> None:
-        self.engine.stream(stream_id).send_data(pack(message.SerializeToString()))
+        self.engine.send_data(self.engine.stream(stream_id), pack(message.SerializeToString()))
 
     def end(self, stream_id: int, status: int = 0) -> None:
-        self.engine.stream(stream_id).end_message([(b"grpc-status", b"%d" % status)])
+        self.engine.end_message(self.engine.stream(stream_id), [(b"grpc-status", b"%d" % status)])
 
     def answer(self, stream_id: int, message: Message) -> None:
         """Answer with one message and OK."""

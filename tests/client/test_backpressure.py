@@ -72,7 +72,7 @@ async def send_parts(script: Script, stream_id: int, count: int) -> None:
     for _ in range(count):
         script.message(stream_id, PART)
     script.end(stream_id)
-    while script.engine.stream(stream_id).pending_bytes:
+    while script.engine.pending(stream_id):
         await script.take_in()
     await script.flush()
 
@@ -262,7 +262,7 @@ async def test_both_ways_at_once() -> None:
             for _ in range(count):
                 script.message(request.stream_id, GreetBidiStreamResponse(echo="x" * SIZE))
             script.end(request.stream_id)
-            while script.engine.stream(request.stream_id).pending_bytes:
+            while script.engine.pending(request.stream_id):
                 await script.take_in()
             await script.flush()
 

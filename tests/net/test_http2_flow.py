@@ -245,8 +245,7 @@ async def test_a_client_without_window_blocks_the_sender_and_no_other(autojump_c
         client = H2Client(window=0)
         blocked = client.open(head("/blocked"), end=True)
         await client.turn(talk)
-        pending = talk.h2.exchanges[blocked]._stream.pending_bytes
-        assert pending is not None
+        pending = talk.h2.engine.pending(blocked)
         assert HIGH_WATER <= pending <= HIGH_WATER + 10_000
         # Other streams go on: here one every few seconds, with window for each.
         for _ in range(11):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fawa.proto.canva.v1.canva_pb2 import ClientDrawRequest, DrawEvent
-from fawa.proto.file.v1.file_pb2 import FileInfo, SendFileRequest
+from fawa.proto.file.v1.file_pb2 import FileInfo, ReceiveFileResponse, SendFileRequest
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest
 from fawa.rpc.codec import JSON, PROTO, Codec
 from tests.rpc.conversation import refused
@@ -109,3 +109,62 @@ def test_json_support_is_not_loaded_before_it_is_used() -> None:
     code = "import sys, fawa.rpc.dialect; print('google.protobuf.json_format' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+CONTENTS = (
+    st.binary(max_size=300) | st.integers(0, 3).map(lambda more: bytes(127 + more)) | st.just(bytes(70_000))
+)
+
+
+@CODECS
+@given(name=st.text(max_size=20), content=CONTENTS)
+def test_a_message_around_its_content_is_the_message(codec: Codec, name: str, content: bytes) -> None:
+    head, tail = codec.encode_around(ReceiveFileResponse(filename=name), "chunk_data", content)
+    whole = ReceiveFileResponse(filename=name, chunk_data=content)
+    assert head + tail == codec.encode(whole)
+    assert codec.decode(head + tail, ReceiveFileResponse) == whole
+    message, got = codec.decode_around(head + tail, ReceiveFileResponse, "chunk_data")
+    assert got == content
+    assert message.filename == name
+
+
+def test_content_is_not_copied_into_its_message_nor_out_of_it() -> None:
+    content = bytes(100_000)
+    assert PROTO.encode_around(ReceiveFileResponse(), "chunk_data", content)[1] is content
+    payload = PROTO.encode(SendFileRequest(chunk_data=content))
+    message, got = PROTO.decode_around(payload, SendFileRequest, "chunk_data")
+    assert isinstance(got, memoryview)
+    assert got.obj is payload
+    assert message == SendFileRequest()
+
+
+@given(payload=st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\x12" + rest))
+def test_taking_content_out_agrees_with_protobuf(payload: bytes) -> None:
+    try:
+        expected = PROTO.decode(payload, SendFileRequest)
+    except GRPCError as error:
+        with refused(error.status):
+            PROTO.decode_around(payload, SendFileRequest, "chunk_data")
+        return
+    message, content = PROTO.decode_around(payload, SendFileRequest, "chunk_data")
+    assert content == expected.chunk_data
+    if isinstance(content, memoryview):
+        assert expected == SendFileRequest(chunk_data=bytes(content))
+    else:
+        assert message == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "content"),
+    [
+        (b"\x12\x03abc", b"abc"),
+        (b"\x12\x83\x00abc", b"abc"),  # a length that could be shorter
+        (b"\x12\x03abc\x12\x02de", b"de"),  # twice: the last one counts
+        (b"\x12\x03abc\x18\x01", b"abc"),  # with a field that is not known
+        (b"\x12\x00", b""),
+        (b"\x0a\x00", b""),
+        (b"", b""),
+    ],
+)
+def test_content_among_other_things(payload: bytes, content: bytes) -> None:
+    assert PROTO.decode_around(payload, SendFileRequest, "chunk_data")[1] == content

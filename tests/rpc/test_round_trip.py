@@ -99,7 +99,15 @@ def test_a_call(name: str, method: Method, data: st.DataObject) -> None:
         assert server.timeout == pytest.approx(talk.timeout, rel=1e-3, abs=1e-3)
 
     head = server.head(talk.initial)
-    answer = b"".join(server.message(response) for response in talk.responses)
+    # In one part or in two is the same.
+    cut = data.draw(st.integers(0, 100))
+    answer = b"".join(
+        part
+        for response in talk.responses
+        for part in (
+            server.message_around(response[:cut], response[cut:]) if cut else [server.message(response)]
+        )
+    )
     end = server.end(talk.status, talk.message, talk.details, talk.trailing)
     assert (head is None) == (end.head is not None)
     head = head or end.head

@@ -177,6 +177,11 @@ class MemoryStream(Generic[Received, Sent]):
                 self.given_up_at = trio.current_time()
         return message
 
+    async def recv_content(self, field: str) -> tuple[Received, bytes] | None:
+        """As of our own call object."""
+        message = await self.recv_message()
+        return None if message is None else (message, getattr(message, field))
+
     def __aiter__(self) -> AsyncIterator[Received]:
         return self
 
@@ -189,6 +194,12 @@ class MemoryStream(Generic[Received, Sent]):
     async def send_message(self, message: Sent) -> None:
         self.sent.append(message)
         await trio.lowlevel.checkpoint()
+
+    async def send_content(self, message: Any, field: str, content: bytes) -> None:
+        """As of our own call object."""
+        assert not getattr(message, field)
+        setattr(message, field, content)
+        await self.send_message(message)
 
     async def send_initial_metadata(self, *, metadata: MetadataLike | None = None) -> None:
         assert not self.sent
