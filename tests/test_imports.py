@@ -64,6 +64,9 @@ ROOMS = {
         "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
     ),
+    "fawa.services.page": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
+    ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
