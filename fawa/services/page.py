@@ -51,39 +51,6 @@ _SAFE: Final = [
 
 _METHODS: Final = ("GET", "HEAD")
 
-_TEXT: Final = 512
-
-_WEB: Final = Path(__file__).parents[1] / "web"
-_TYPES: Final = {
-    ".css": b"text/css; charset=utf-8",
-    ".html": b"text/html; charset=utf-8",
-    ".js": b"text/javascript; charset=utf-8",
-    ".svg": b"image/svg+xml",
-    ".webmanifest": b"application/manifest+json",
-}
-
-#: No script or style but our files; no inline ones, no other host, no frame, no form, no markup from strings.
-_POLICY: Final = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    b"require-trusted-types-for 'script'; trusted-types 'none'"
-)
-#: `no-cache` is to ask each time, which costs a 304; after an update nobody mixes old modules with new ones.
-_SAFE: Final = [
-    (b"cache-control", b"no-cache"),
-    (b"content-security-policy", _POLICY),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
-
-_METHODS: Final = ("GET", "HEAD")
-#: An entry of `Accept` that asks for HTML (RFC 9110, section 12.5.1), unless its weight is zero.
-_WANTS_HTML: Final = re.compile(
-    r"(?:^|,)\s*(?:text/html|application/xhtml\+xml)\s*(?!;\s*q=0(?:\.0*)?\s*(?:,|$))(?:[;,]|$)", re.I
-)
-
 _TEXT: Final = """\
 fawa {version} is running. The page is at {base}/ in a browser.
 
