@@ -90,6 +90,11 @@ export class Session {
     return this.identity?.client_id ?? "";
   }
 
+  /** Whether something waits here that a connection could take. */
+  get hasUnsent() {
+    return this.state === "live" && !this.readOnly && (this.pending.at(-1)?.op ?? 0) > this._sentOp;
+  }
+
   // What the page does
 
   /** Join, or try again at once. */

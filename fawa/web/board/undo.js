@@ -47,6 +47,11 @@ export class UndoStack {
     return [...again];
   }
 
+  /** What was taken back last is not to come again. */
+  forgetUndone() {
+    this._undone.pop();
+  }
+
   /** The board was cleared: there is nothing to take back. */
   clear() {
     this._done = [];
