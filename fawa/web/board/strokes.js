@@ -7,9 +7,9 @@
 
 const MIN_STEP = 1.5; // board pixels between samples that count
 const SMOOTHING = 0.65; // weight of the new sample; 1 does not smooth
-const FLATNESS = 0.25; // board pixels a piece may leave the curve by
-const TOLERANCE = 0.45; // board pixels that samples may lie beside a segment that replaces them
-const LONGEST = 48; // board pixels of a segment, so that others are never far behind
+const FLATNESS = 0.1; // board pixels a piece may leave the curve by
+const TOLERANCE = 0.2; // board pixels that samples may lie beside a segment that replaces them
+const LONGEST = 40; // board pixels of a segment, so that others are never far behind
 
 /** The width at a pen's pressure (0 to 1): half of the size when it only touches, one and a half at the most. */
 export function sizeAt(size, pressure) {
