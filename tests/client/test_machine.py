@@ -3,14 +3,15 @@ given back, bytes arrive once and in order, and a connection that is done with e
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
 
 import attrs
 import pytest
 import trio.testing
 from grpclib.const import Status
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,6 +27,8 @@ from fawa.net.engine import Data, EndOfMessage, Event, GoAway, H2Engine, H2Error
 
 WINDOW = 70_000
 MOST_REQUESTS = 12
+#: Octets said at once: a little, or about as much as a window.
+SIZES = st.integers(0, 100) | st.integers(20_000, 150_000)
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -61,6 +64,9 @@ class Call:
 class Conversation(RuleBasedStateMachine):
     """The wire is the two engines' output, carried over when `carry` says so."""
 
+    #: Rare states that some run has come to.
+    reached: ClassVar[Counter[str]] = Counter()
+
     def __init__(self) -> None:
         super().__init__()
         stream, _ = trio.testing.memory_stream_pair()
@@ -71,7 +77,6 @@ class Conversation(RuleBasedStateMachine):
         self.calls: dict[int, Call] = {}
         self.opened = 0
         self.goaway: int | None = None
-        self.said_goodbye = False
         self.carry()
 
     # The wire
@@ -97,8 +102,6 @@ class Conversation(RuleBasedStateMachine):
             self.calls[event.stream_id].arrived = True
         elif isinstance(event, Data):
             self.calls[event.stream_id].heard += len(event.data)
-            self.server.release(event.stream_id)
-            self.server.release(0)
         elif isinstance(event, EndOfMessage):
             self.calls[event.stream_id].heard_end = True
         elif isinstance(event, RstStream):
@@ -109,30 +112,41 @@ class Conversation(RuleBasedStateMachine):
                 assert event.error_code == H2ErrorCode.CANCEL
                 call.reset = event.error_code
         elif isinstance(event, GoAway):
-            self.said_goodbye = True
+            self.reached["goodbye"] += 1
 
     def compare(self, call: Call) -> None:
         """Both sides know the same, once all has been carried."""
         exchange = call.exchange
+        left_out = self.is_left_out(call)
         if call.closed:
+            # The server is not left to talk to nobody.
+            assert call.reset is not None or left_out or (call.ended and call.finished)
             return
-        refused = self.is_left_out(call)
         assert bool(exchange.status) == call.headed
-        if call.ended and not refused:
-            pending = self.server.stream(exchange.id).pending_bytes
-            assert exchange.ended or pending
-            assert exchange.error is None
-        elif call.reset is not None or refused:
+        if call.reset is not None or left_out:
             assert exchange.error is not None
             is_refused = isinstance(exchange.error, Refused)
-            assert is_refused == (refused or call.reset == H2ErrorCode.REFUSED_STREAM)
+            self.reached["left out" if left_out else "refused" if is_refused else "reset"] += 1
+            assert is_refused == (left_out or call.reset == H2ErrorCode.REFUSED_STREAM)
             assert is_refused <= (exchange.error.status is Status.UNAVAILABLE)
+            return
+        assert exchange.error is None
+        if self.server.stream(exchange.id).pending_bytes:
+            self.reached["server held back"] += 1
+            # By nothing but what the caller has yet to take.
+            assert exchange.buffered
+            assert not exchange.ended
         else:
-            assert not exchange.is_over
-            assert call.heard <= call.sent
-            if not exchange._stream.pending_bytes:
-                assert call.heard == call.sent
-                assert call.heard_end == call.finished
+            assert exchange.buffered == call.said - call.taken
+            assert exchange.ended == call.ended
+            self.reached["answered"] += call.ended
+        assert call.heard <= call.sent
+        if exchange._stream.pending_bytes:
+            self.reached["client held back"] += 1
+            assert self.server.holds_windows
+        else:
+            assert call.heard == call.sent
+            assert call.heard_end == call.finished
 
     # The client
 
@@ -143,13 +157,15 @@ class Conversation(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self.open_calls()))
 
     @precondition(lambda self: self.client.is_usable and self.client._held < self.client._most)
-    @rule(body=st.none() | st.integers(0, 3000))
-    def open(self, body: int | None) -> None:
+    @rule(body=st.none() | st.integers(0, 3000), carried=st.booleans())
+    def open(self, body: int | None, carried: bool) -> None:
         assert at_once(self.client.acquire())
         exchange = self.client.open("POST", "/x", [(b"host", b"h")], None if body is None else bytes(body))
         assert exchange.id not in self.calls
         self.calls[exchange.id] = Call(exchange, finished=body is not None, sent=body or 0)
         self.opened += 1
+        if carried:
+            self.carry()
 
     @precondition(lambda self: self.client.is_usable and self.client._held < self.client._most)
     @rule()
@@ -159,7 +175,7 @@ class Conversation(RuleBasedStateMachine):
         self.opened += 1
 
     @precondition(lambda self: self.open_calls())
-    @rule(data=st.data(), size=st.integers(1, 40_000))
+    @rule(data=st.data(), size=SIZES)
     def push(self, data: st.DataObject, size: int) -> None:
         call = self.pick(data)
         if not call.finished:
@@ -206,12 +222,12 @@ class Conversation(RuleBasedStateMachine):
         ]
 
     def is_left_out(self, call: Call) -> bool:
-        """Whether the server has said that it does nothing with this one."""
-        return self.goaway is not None and call.exchange.id > self.goaway
+        """Whether the server has said, before anything else about this one, that it does nothing with it."""
+        return call.reset is None and self.goaway is not None and call.exchange.id > self.goaway
 
     @precondition(lambda self: self.answering())
-    @rule(data=st.data(), size=st.integers(0, 60_000))
-    def say(self, data: st.DataObject, size: int) -> None:
+    @rule(data=st.data(), size=SIZES, ends=st.booleans())
+    def say(self, data: st.DataObject, size: int, ends: bool) -> None:
         call = data.draw(st.sampled_from(self.answering()))
         stream = self.server.stream(call.exchange.id)
         if not call.headed:
@@ -220,14 +236,18 @@ class Conversation(RuleBasedStateMachine):
         if size:
             stream.send_data(bytes([call.exchange.id & 0xFF]) * size)
             call.said += size
-
-    @precondition(lambda self: self.answering())
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        call = data.draw(st.sampled_from(self.answering()))
-        if call.headed:
-            self.server.stream(call.exchange.id).end_message([(b"grpc-status", b"0")])
+        if ends:
+            stream.end_message([(b"grpc-status", b"0")])
             call.ended = True
+            self.carry()
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def listen(self, data: st.DataObject) -> None:
+        """Take what has come on a stream, and so give the client window."""
+        self.server.release(data.draw(st.sampled_from(sorted(self.calls))))
+        self.server.release(0)
+        self.carry()
 
     @precondition(lambda self: self.answering())
     @rule(
@@ -241,15 +261,17 @@ class Conversation(RuleBasedStateMachine):
         self.server.stream(call.exchange.id).reset(code)
         call.reset = code
 
-    @precondition(lambda self: self.goaway is None and self.calls)
+    @precondition(lambda self: self.goaway is None and len(self.calls) > 4)
     @rule(data=st.data())
     def go_away(self, data: st.DataObject) -> None:
         self.carry()
-        self.goaway = data.draw(st.sampled_from(sorted(self.calls)))
+        # What it has begun to answer, an honest server does not leave out.
+        begun = max((call.exchange.id for call in self.calls.values() if call.headed), default=0)
+        self.goaway = data.draw(st.sampled_from([n for n in sorted(self.calls) if n >= begun]))
         self.server.goaway(self.goaway)
 
     @precondition(lambda self: self.client.is_usable)
-    @rule(most=st.integers(1, 5))
+    @rule(most=st.integers(1, 8))
     def limit(self, most: int) -> None:
         self.client.receive(b"\0\0\6\4\0\0\0\0\0\0\3" + most.to_bytes(4, "big"))
         assert self.client._most == most
@@ -258,6 +280,10 @@ class Conversation(RuleBasedStateMachine):
 
     @invariant()
     def room_is_given_back(self) -> None:
+        if self.opened == MOST_REQUESTS:
+            self.reached["rotation"] += 1
+        if self.client._held >= self.client._most:
+            self.reached["no room"] += 1
         assert self.client._held == len(self.open_calls())
         assert self.opened <= MOST_REQUESTS
 
@@ -281,23 +307,55 @@ class Conversation(RuleBasedStateMachine):
         assert self.client._held == 0
 
 
-SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+# Twice what others have, so that each rare state comes up dozens of times.
+SETTINGS = settings(
+    max_examples=2 * settings().max_examples, stateful_step_count=50, report_multiple_bugs=False
+)
 
 
 # Inside trio's event loop, where there is a time; but nothing in the machine waits.
 
 
 async def test_conversations() -> None:
+    Conversation.reached.clear()
     run_state_machine_as_test(Conversation, settings=SETTINGS)
+    assert set(Conversation.reached) == {
+        "answered",
+        "client held back",
+        "goodbye",
+        "left out",
+        "no room",
+        "refused",
+        "reset",
+        "rotation",
+        "server held back",
+    }
 
 
-async def test_the_machine_sees_a_lost_place() -> None:
-    """The machine can fail: a connection that forgets to give room back is caught."""
+def say_twice(exchange: H2ClientExchange, data: bytes) -> None:
+    if not exchange._closed:
+        exchange._stream.send_data(data + data)
 
-    class Leaking(Conversation):
-        def __init__(self) -> None:
-            super().__init__()
-            self.client.give_back = lambda: None  # type: ignore[method-assign]
 
+def refuse(code: int) -> Refused:
+    return Refused(f"reset with {code}")
+
+
+#: Bugs by name: what is put in the place of what.
+BUGS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "a lost place": ("H2Client.give_back", lambda client: None),
+    "a window never given back": ("H2Client.consumed", lambda client, exchange: None),
+    "a connection that stays": ("H2Client._end_if_done", lambda client: None),
+    "waiting for what the server left out": ("H2Client._on_goaway", lambda client, event: client.retire()),
+    "leaving without a word": ("H2ClientExchange._close", lambda exchange: exchange._conn.forget(exchange)),
+    "octets sent twice": ("H2ClientExchange.push", say_twice),
+    "trying again what has begun": ("from_reset", refuse),
+}
+
+
+@pytest.mark.parametrize(("place", "bug"), BUGS.values(), ids=BUGS)
+async def test_the_machine_sees(monkeypatch: pytest.MonkeyPatch, place: str, bug: Callable[..., Any]) -> None:
+    """The machine can fail: each bug is caught."""
+    monkeypatch.setattr(f"fawa.client.http2.{place}", bug)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Leaking, settings=SETTINGS)
+        run_state_machine_as_test(Conversation, settings=settings(SETTINGS, phases=[Phase.generate]))
