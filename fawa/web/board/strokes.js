@@ -34,6 +34,7 @@ export class Stroke {
     this._smooth = null; // last sample averaged
     this._middle = null; // where the curve has got to
     this._anchor = null; // end of the last segment given out
+    this._exact = null; // the same before it was rounded: straightness is judged without that error
     this._window = []; // points of the curve after it
     this._drawn = false;
   }
@@ -79,6 +80,7 @@ export class Stroke {
       this._smooth = first;
       this._middle = first;
       this._anchor = rounded(first);
+      this._exact = first;
       this._pressure = pressure;
       return;
     }
@@ -122,8 +124,8 @@ export class Stroke {
     if (held.length) {
       const straight =
         held.at(-1).size === point.size &&
-        distance(this._anchor, point) <= LONGEST &&
-        held.every((one) => beside(one, this._anchor, point) <= TOLERANCE);
+        distance(this._exact, point) <= LONGEST &&
+        held.every((one) => beside(one, this._exact, point) <= TOLERANCE);
       if (!straight) this._emit(held.at(-1), events, time);
     }
     this._window.push(point);
@@ -132,6 +134,7 @@ export class Stroke {
   _emit(point, events, time) {
     const end = rounded(point);
     this._window = [];
+    this._exact = point;
     if (end.x === this._anchor.x && end.y === this._anchor.y) return;
     events.push(this._segment(this._anchor, end, point.size, time));
     this._anchor = end;
