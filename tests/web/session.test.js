@@ -206,12 +206,24 @@ test("a full connection is not filled further", () => {
   assert.ok(!talk.session.hasUnsent);
 });
 
-test("a draw that was refused is dropped, the others are not", () => {
+test("a draw that was refused is dropped, the others go over a new connection", () => {
   const talk = new Talk().join();
   talk.draw(draw(1), draw(2));
   talk.draw(draw(3));
   talk.get({ error: { code: "bad_field", message: "size", op: 1 } });
-  assert.deepEqual(talk.session.pending.map(({ op }) => op), [3]);
+  assert.equal(talk.did("hang up").length, 1);
+  talk.tick(60_000).open().hello({ recovered: true, op: 0 });
+  assert.deepEqual(talk.sent, [{ draw: { op: 3, events: [draw(3)] } }]);
+});
+
+test("told that something is missing before a draw, it begins anew at what was taken", () => {
+  const talk = new Talk().join();
+  talk.draw(draw(1));
+  talk.draw(draw(2));
+  talk.get({ error: { code: "out_of_order", message: "event 1", op: 2 } });
+  talk.get({ error: { code: "out_of_order", message: "event 1", op: 3 } });
+  talk.tick(60_000).open().hello({ recovered: true, op: 0 });
+  assert.deepEqual(talk.sent, [{ draw: { op: 1, events: [draw(1), draw(2)] } }]);
 });
 
 test("a board that takes nothing gets what was drawn once it does", () => {

@@ -322,7 +322,9 @@ export class BoardPage {
   }
 
   _saveProfile() {
-    const next = { name: $("profile-name").value.trim(), color: $("profile-color").value };
+    // Half a character, as cutting off may leave, is no text that can be sent.
+    const name = $("profile-name").value.replace(/\p{Surrogate}/gu, "").trim();
+    const next = { name, color: $("profile-color").value };
     write("profile", next);
     this._link?.setProfile(next.name, next.color);
   }

@@ -289,7 +289,7 @@ export class Session {
     return [{ do: "state" }, ...this._pump(0)];
   }
 
-  _onError({ code, op }) {
+  _onError({ code, op }, now) {
     if (!op) return [];
     if (code === "read_only") {
       // Nothing of it was taken: it waits here until the board takes events again.
@@ -297,9 +297,13 @@ export class Session {
       this._sentOp = Math.min(this._sentOp, op - 1);
       return [{ do: "state" }];
     }
-    const last = this._batches.get(op) ?? op;
-    this.pending = this.pending.filter((item) => item.op < op || item.op > last);
-    return [{ do: "pending" }];
+    if (code !== "out_of_order") {
+      // The board will never take it.
+      const last = this._batches.get(op) ?? op;
+      this.pending = this.pending.filter((item) => item.op < op || item.op > last);
+    }
+    // A new connection begins at what the board has taken, and need not know what was left out.
+    return [{ do: "pending" }, ...this._hangUp(), ...this._pause(now)];
   }
 
   _onDrain({ retry_after_ms }) {
