@@ -69,6 +69,15 @@ DRAWING: Sequence[tuple[list[Point], int, int]] = (
 )
 
 
+def introduce(page: Page, name: str, color: str) -> None:
+    page.click("#people-button")
+    page.fill("#profile-color", color)
+    page.fill("#profile-name", name)
+    page.press("#profile-name", "Enter")
+    expect(page.locator("#people-list")).to_contain_text(name)
+    page.locator("#people-button").blur()
+
+
 def draw_together(pages: Sequence[Page]) -> None:
     for number, (line, color, size) in enumerate(DRAWING):
         draw(pages[number % len(pages)], line, color=color, size=size)
@@ -79,6 +88,8 @@ def take(browser: Browser, server: str, folder: Path) -> None:
     ada, bob = browser.page(), browser.page()
     board = create(ada, server)
     join(bob, board)
+    introduce(ada, "Ada Lovelace", "#1a5fb4")
+    introduce(bob, "Grace Hopper", "#9c2a6b")
     draw_together((ada, bob))
     bob.mouse.move(*on_screen(bob, (1130, 640)))
     page = browser.page()
@@ -87,6 +98,7 @@ def take(browser: Browser, server: str, folder: Path) -> None:
         page.goto(f"{server}/#/")
         look.save(page, folder, "start")
         join(page, board)
+        introduce(page, "Edsger", "#17574f")
         expect_same_picture(ada, page)
         bob.mouse.move(*on_screen(bob, (1136, 646)), steps=2)
         expect(page.locator(".cursor")).not_to_have_count(0)

@@ -78,6 +78,14 @@ test("a straight line is a few long segments, however many samples it has", () =
   assert.ok(events.length < 60, `${events.length} segments`);
 });
 
+test("a corner stays one", () => {
+  const way = [];
+  for (let x = 0; x <= 400; x += 40) way.push({ x, y: 0 });
+  for (let y = 40; y <= 400; y += 40) way.push({ x: 400, y });
+  const corners = drawn(stroke(), way).filter((event) => Math.hypot(event.curr_x - 400, event.curr_y) < 5);
+  assert.ok(corners.length > 0);
+});
+
 test("how samples are batched changes nothing", () => {
   const samples = circle(300);
   assert.deepEqual(drawn(stroke(), samples, 1), drawn(stroke(), samples, 300));

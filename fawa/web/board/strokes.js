@@ -6,7 +6,10 @@
 // segments also hide that coordinates are whole.
 
 const MIN_STEP = 1.5; // board pixels between samples that count
-const SMOOTHING = 0.65; // weight of the new sample; 1 does not smooth
+const SMOOTHING = 0.5; // weight of a new sample that is near; 1 does not smooth
+const FAR = 40; // board pixels from the one before at which a sample needs no smoothing: no hand trembles so far
+const CORNER = Math.cos(Math.PI / 4); // a sharper turn than this between long steps is meant
+const CORNER_STEP = 8; // board pixels of a long step
 const FLATNESS = 0.1; // board pixels a piece may leave the curve by
 const TOLERANCE = 0.2; // board pixels that samples may lie beside a segment that replaces them
 const LONGEST = 40; // board pixels of a segment, so that others are never far behind
@@ -87,11 +90,13 @@ export class Stroke {
     this._raw = raw;
     if (distance(raw, this._smooth) < MIN_STEP) return;
     this._pressure += (pressure - this._pressure) * 0.3;
+    const weight = Math.min(1, SMOOTHING + (distance(raw, this._smooth) / FAR) * (1 - SMOOTHING));
     const next = {
-      x: this._smooth.x + (x - this._smooth.x) * SMOOTHING,
-      y: this._smooth.y + (y - this._smooth.y) * SMOOTHING,
+      x: this._smooth.x + (x - this._smooth.x) * weight,
+      y: this._smooth.y + (y - this._smooth.y) * weight,
       size: this.pressure ? sizeAt(this.size, this._pressure) : this.size,
     };
+    if (isCorner(this._middle, this._smooth, next)) this._curveTo(this._smooth, this._smooth, events, time);
     const middle = { x: (this._smooth.x + next.x) / 2, y: (this._smooth.y + next.y) / 2, size: next.size };
     this._curveTo(this._smooth, middle, events, time);
     this._smooth = next;
@@ -162,6 +167,13 @@ function rounded(point) {
 
 function distance(a, b) {
   return Math.hypot(a.x - b.x, a.y - b.y);
+}
+
+/** Whether somebody who went from `a` by `b` to `c` turned there on purpose. */
+function isCorner(a, b, c) {
+  const [first, second] = [distance(a, b), distance(b, c)];
+  if (first < CORNER_STEP / 2 || second < CORNER_STEP) return false;
+  return ((b.x - a.x) * (c.x - b.x) + (b.y - a.y) * (c.y - b.y)) / (first * second) < CORNER;
 }
 
 /** How far `point` lies from the segment `a`–`b`. */
