@@ -202,6 +202,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             self._ending = True
             self.wake_writer()
             self._timer.cancel()
+            if self.lost:
+                nursery.cancel_scope.cancel()  # the writer may wait for a peer that nobody waits for any more
         if not self.lost:
             await self._linger()
 
@@ -244,6 +246,8 @@ class Connection(abc.ABC, Generic[AnyExchange]):
                 self._uncork()
                 await self.may_read()
                 data = await self._read()
+                if data is None:
+                    break
                 if not self.is_flushed:
                     self._unanswered += len(data)
                 self._corked = True
@@ -281,15 +285,18 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         self.reading = False
         self._lead_scope.cancel()
 
-    async def _read(self) -> bytes:
-        """Return received bytes, `b""` at their end; asks for more at once while the socket is full."""
+    async def _read(self) -> bytes | None:
+        """Return received bytes, `b""` at their end; asks for more at once while the socket is full.
+
+        `None` when the last answer ended while the bytes were already on their way to this task.
+        """
         try:
             data = bytes(await self.stream.receive_some(self._read_size))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._lose()
             return b""
         self._read_size = READ_SIZE_BULK if len(data) == self._read_size else READ_SIZE
-        return data
+        return data if self.reading else None
 
     # Deadline.
 
@@ -319,6 +326,16 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         """Tell the writer that bytes are queued."""
         if not self._corked:
             self._wake.set()
+
+    def flush(self) -> None:
+        """Send what is queued, at once as far as the socket takes it; any task may call this."""
+        if not self._corked and not self.lost:
+            self._uncork()  # else the leader will
+
+    def break_off(self) -> None:
+        """End the connection now; what is queued is not sent any more."""
+        if not self.lost:
+            self._lose()
 
     def _uncork(self) -> None:
         """Send what the leader's calls have queued, at once if the socket takes it."""

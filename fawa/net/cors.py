@@ -47,8 +47,8 @@ class Cors:
         keeps the answer from the script; what is not a browser is not concerned.
         """
         origin = exchange.header(b"origin")
-        if origin is None:
-            return True
+        if origin is None or exchange.protocol:
+            return True  # WebSocket asks by itself whether an origin may connect
         # No origin has a tab, and no HTTP/2 engine need send one.
         origin = origin.replace(b"\t", b" ")
         exchange.extra_headers.append((b"vary", b"origin"))

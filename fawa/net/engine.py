@@ -69,6 +69,7 @@ _SCHEME_HTTPS: Final = b"\x06\x05https"
 _SCHEME_HTTP: Final = b"\x86"
 _REASONS: Final = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 _FORBIDDEN: Final = frozenset(b"\r\n\0")
+_HEAD_END: Final = b"\r\n\r\n"
 _NEED_DATA: Final = zttp.NEED_DATA
 _CLOSED: Final = zttp.CONNECTION_CLOSED
 
@@ -258,6 +259,11 @@ class H1Engine:
         self._until_close = False
         #: The response says `connection: close`.
         self._said_close = False
+        #: Whether the head that was read last came alone: zttp does not give back what came behind it. False
+        #: too where the end of another message came in one piece with it.
+        self.head_is_last = False
+        #: The last bytes received, in case the end of a head is cut up.
+        self._tail = b""
 
     def receive(self, data: bytes) -> list[Event]:
         """Parse received bytes (`b""` = end of input) and return the events in them.
@@ -268,6 +274,14 @@ class H1Engine:
             HttpError: the message is malformed or too large; the connection cannot go on.
 
         """
+        if data.endswith(_HEAD_END) or len(data) < len(_HEAD_END):
+            seen = self._tail + data
+            first = seen.find(_HEAD_END)
+            self.head_is_last = first >= 0 and first + len(_HEAD_END) == len(seen)
+            self._tail = seen[1 - len(_HEAD_END) :]
+        else:
+            self.head_is_last = False
+            self._tail = data[1 - len(_HEAD_END) :]
         self._conn.receive_data(data)
         return self._events()
 
@@ -386,6 +400,21 @@ class H1Engine:
             self._conn.end_message(list(trailers))
         elif self._owed:
             raise ValueError(f"the response body is {self._owed} bytes shorter than its content-length")
+
+    def upgrade(self, headers: Headers) -> None:
+        """Answer 101 (RFC 9110 section 15.2.2); what is pushed from now on is sent as it is.
+
+        What comes from the client belongs to the other protocol and is not for `receive` any more.
+
+        Raises:
+            ValueError: as `start`.
+
+        """
+        head = _head(101, headers)
+        self._gather()
+        self._owed = 0
+        self._until_close = True
+        self._out.append(head)
 
     def fail(self, status: int, text: str) -> None:
         """Answer a request that could not be parsed; the connection closes after it."""

@@ -26,6 +26,10 @@ class BodyTooLarge(Exception):  # noqa: N818
     """The request body is longer than the limit that the reader gave."""
 
 
+class Interrupted(Exception):  # noqa: N818
+    """`Exchange.interrupt` was called, or the connection has begun to drain; nothing sent is lost."""
+
+
 class RequestHead(Protocol):
     """What an engine tells of a request: its method and target as they stand on the wire."""
 
@@ -65,6 +69,7 @@ class Exchange(abc.ABC):
         "bytes_in",
         "bytes_out",
         "code",
+        "draining",
         "extra_headers",
         "headers",
         "label",
@@ -74,6 +79,7 @@ class Exchange(abc.ABC):
         "scope",
         "shown_path",
         "status",
+        "upgraded",
         "version",
     )
 
@@ -96,6 +102,10 @@ class Exchange(abc.ABC):
         self.body_timeout = math.inf
         #: Response headers added to whatever the application sends (CORS).
         self.extra_headers: Headers = []
+        #: Speaks another protocol than HTTP by now: see `upgrade`.
+        self.upgraded = False
+        #: The daemon shuts down: what has no end of its own should come to one. It is cancelled in the end.
+        self.draining = False
         #: Status of the response once started, else 0.
         self.status = 0
         #: Body bytes received and sent so far, as the application saw them.
@@ -146,6 +156,7 @@ class Exchange(abc.ABC):
         Raises:
             BodyTimeout: nothing came for `body_timeout` seconds.
             Disconnected: the peer is gone before the end of the body.
+            Interrupted: see `interrupt`; on an upgraded exchange alone also when the connection drains.
 
         """
 
@@ -173,6 +184,65 @@ class Exchange(abc.ABC):
             Disconnected: the peer is gone, or took nothing for the connection's write timeout.
 
         """
+
+    # Another protocol over this exchange: WebSocket.
+
+    @property
+    @abc.abstractmethod
+    def protocol(self) -> str:
+        """What the client asks to speak from here on, in lower case, or "".
+
+        By `Upgrade` in a GET on HTTP/1.1 (RFC 9110 section 7.8), or by `:protocol` in an
+        extended CONNECT on HTTP/2 (RFC 8441).
+        """
+
+    @abc.abstractmethod
+    def upgrade(self, headers: Headers) -> None:
+        """Turn to `protocol`: 101 on HTTP/1.1, 200 on HTTP/2, with these headers.
+
+        From here on bytes go both ways as they are. `receive` returns what comes, as it comes, `b""` after
+        the client's last, and has no timeout until `body_timeout` is set again. `push` only queues; `flush`,
+        `drain` or `send` let it go. `finish` ends this side; after `abort` nothing more is sent. HTTP/1.1
+        connections end with this exchange.
+
+        Raises:
+            Disconnected: as `push`; or a client of HTTP/1.1 sent a body, or anything ahead of this answer,
+                and was refused.
+            ValueError: nothing was asked for, or a header has a character that would break the head.
+
+        """
+
+    @abc.abstractmethod
+    def flush(self) -> None:
+        """Hand what is queued on the connection to the socket, without waiting.
+
+        Any task may call it. What the socket does not take now the connection's writer sends later: look at
+        `is_flushed` before more is queued, or wait for `drain`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def is_flushed(self) -> bool:
+        """Whether all that was queued has been handed to the socket; False too when the peer is gone."""
+
+    @abc.abstractmethod
+    async def wait_flushed(self) -> None:
+        """Wait until `is_flushed`.
+
+        Raises:
+            Disconnected: the peer is gone, or took nothing for the connection's write timeout.
+
+        """
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """Let `receive` raise `Interrupted` once, now or when it would wait for the next time."""
+
+    def start_drain(self) -> None:
+        """Take note of `draining`, and interrupt what has no end of its own."""
+        self.draining = True
+        if self.upgraded:
+            self.interrupt()
 
     async def send(self, data: bytes) -> None:
         """Queue body bytes and wait while the peer is slower than the sender.

@@ -10,7 +10,7 @@ import trio
 
 from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits, head_too_large
 from fawa.net.engine import Data, EndOfMessage, Event, H1Engine, HttpError, Request, Role, header_list
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Peer
+from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
 from fawa.net.files import read_pieces, send_some
 from fawa.net.sockets import PlainStream
 
@@ -29,6 +29,7 @@ class H1Exchange(Exchange):
     __slots__ = (
         "_arrived",
         "_conn",
+        "_interrupted",
         "_pieces",
         "broken",
         "buffered",
@@ -55,6 +56,7 @@ class H1Exchange(Exchange):
         self._conn = conn
         self._pieces: list[bytes] = []
         self._arrived: trio.Event | None = None
+        self._interrupted = False
 
     def feed(self, data: bytes) -> None:
         """Body bytes have arrived."""
@@ -73,6 +75,9 @@ class H1Exchange(Exchange):
                 return b""
             if self.broken or self._conn.lost:
                 raise Disconnected(f"{self.peer} broke off its request")
+            if self._interrupted:
+                self._interrupted = False
+                raise Interrupted
             if self.expects and not self.started:
                 self.expects = False
                 self._conn.engine.informational(100)
@@ -126,7 +131,8 @@ class H1Exchange(Exchange):
         self._conn.engine.push(data)
         self.bytes_out += len(data)
         self._conn.queued += len(data)
-        self._conn.wake_writer()
+        if not self.upgraded:
+            self._conn.wake_writer()
 
     def _has_room(self) -> bool:
         return self._conn.queued < HIGH_WATER
@@ -135,6 +141,8 @@ class H1Exchange(Exchange):
         return self._conn.writes
 
     async def drain(self) -> None:
+        if self.upgraded:
+            self._conn.flush()
         if not self._has_room():
             await self._conn.wait_room(self._has_room, self._progress)
 
@@ -169,6 +177,56 @@ class H1Exchange(Exchange):
     def abort(self) -> None:
         if not self.finished:
             self.broken = True
+            if self.upgraded:
+                self._conn.break_off()
+
+    @property
+    def protocol(self) -> str:
+        asked = self.header(b"upgrade")
+        if asked is None or self.method != "GET" or self.version != "1.1":
+            return ""
+        options = b",".join(value for name, value in self.headers if name == b"connection")
+        if b"upgrade" not in [option.strip() for option in options.lower().split(b",")]:
+            return ""
+        return asked.decode("latin-1").lower()
+
+    def upgrade(self, headers: Headers) -> None:
+        self._check()
+        if not self.protocol:
+            raise ValueError("the client asked for no upgrade")
+        conn = self._conn
+        if not conn.waits_for_answer:
+            # The engine has them, and nobody could tell what they were meant for (RFC 6455 section 4.1).
+            self.status = 400
+            conn.refuse(HttpError("bytes came before the upgrade was answered"))
+            raise Disconnected(f"{self.peer} sent bytes before the upgrade was answered")
+        answer = [(b"connection", b"Upgrade"), (b"upgrade", self.protocol.encode("latin-1"))]
+        conn.engine.upgrade([*answer, *headers, *self.extra_headers])
+        self.status = 101
+        self.started = self.upgraded = True
+        self.ended = conn.input_ended
+        self.body_timeout = math.inf
+        conn.queued += _HEAD_SIZE
+        conn.wake_writer()
+        if self.draining:
+            self.interrupt()
+
+    def flush(self) -> None:
+        self._conn.flush()
+
+    @property
+    def is_flushed(self) -> bool:
+        conn = self._conn
+        return not conn.queued and conn.is_flushed and not conn.lost and not self.broken
+
+    async def wait_flushed(self) -> None:
+        self._conn.flush()
+        await self._conn.wait_room(lambda: self.is_flushed or self.broken, self._progress)
+        self._check()
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self.look()
 
     def _check(self) -> None:
         if self._conn.lost or self.broken:
@@ -188,15 +246,22 @@ class H1Connection(Connection[H1Exchange]):
         #: A request has been answered, and the rest of its body is still to come.
         self._discarding = False
         #: The client has closed its sending side.
-        self._input_ended = False
+        self.input_ended = False
         self._resume = trio.Event()
 
     def parse(self, data: bytes) -> None:
+        exchange = self._exchange
         if not data:
-            self._input_ended = True
+            self.input_ended = True
+            if exchange is not None and exchange.upgraded:
+                exchange.ended = True
+                exchange.look()
             self.stop_reading()
             return
-        if self._exchange is None and self._ahead == 0 and not self._discarding:
+        if exchange is not None and exchange.upgraded:
+            exchange.feed(data)
+            return
+        if exchange is None and self._ahead == 0 and not self._discarding:
             # From the first byte of a head: a client that sends it drop by drop gains nothing.
             self.set_deadline(trio.current_time() + self.limits.header_timeout)
         self._ahead += len(data)
@@ -205,9 +270,17 @@ class H1Connection(Connection[H1Exchange]):
             if self._exchange is None and not self._discarding and self._ahead > self.limits.max_header:
                 raise HttpError(_TOO_LARGE.format(self.limits.max_header), 431)
         except HttpError as error:
-            self._refuse(error)
+            self.refuse(error)
 
-    def _refuse(self, error: HttpError) -> None:
+    @property
+    def waits_for_answer(self) -> bool:
+        """Whether the client has sent its request whole, and nothing behind it."""
+        exchange = self._exchange
+        whole = exchange is not None and exchange.body_over
+        return whole and not self._ahead and self.engine.head_is_last
+
+    def refuse(self, error: HttpError) -> None:
+        """Say what is wrong with what was received, unless an answer has begun, and end the connection."""
         exchange = self._exchange
         if not self._discarding and (exchange is None or not exchange.started):
             self.engine.fail(error.status, f"malformed HTTP/1.1: {error}")
@@ -243,7 +316,7 @@ class H1Connection(Connection[H1Exchange]):
         self._exchange = exchange
         self.ready.append(exchange)
         # Nobody reads on a half-closed connection, so nobody would notice that the client is gone.
-        self.set_deadline(trio.current_time() + HALF_CLOSE_GRACE if self._input_ended else math.inf)
+        self.set_deadline(trio.current_time() + HALF_CLOSE_GRACE if self.input_ended else math.inf)
 
     async def may_read(self) -> None:
         await super().may_read()
@@ -263,7 +336,7 @@ class H1Connection(Connection[H1Exchange]):
         if not exchange.finished or exchange.broken or self.draining or self.engine.must_close:
             self.stop_reading()
         elif not self.reading:
-            if self._input_ended and exchange.ended and not self.lost:
+            if self.input_ended and exchange.ended and not self.lost:
                 self._next()  # half-closed: what the client sent before is still answered
         elif exchange.ended:
             self._next()
@@ -278,12 +351,14 @@ class H1Connection(Connection[H1Exchange]):
         try:
             self._act(self.engine.next_cycle())
         except HttpError as error:
-            self._refuse(error)
+            self.refuse(error)
 
     def start_drain(self) -> None:
         self.draining = True
         if self._exchange is None:
             self.stop_reading()
+        else:
+            self._exchange.start_drain()
 
     def reading_over(self) -> None:
         self.read_on()
@@ -291,7 +366,7 @@ class H1Connection(Connection[H1Exchange]):
         if exchange is None:
             if self.expired and self._ahead and not self._discarding:
                 self.engine.fail(408, f"no whole request came in {self.limits.header_timeout:g} s")
-        elif self._input_ended and exchange.ended and not self.lost:
+        elif self.input_ended and exchange.ended and not self.lost:
             # Half-closed: the client may still read its answer.
             self.set_deadline(trio.current_time() + HALF_CLOSE_GRACE)
         else:

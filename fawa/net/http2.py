@@ -22,7 +22,7 @@ from fawa.net.engine import (
     WindowUpdate,
     header_list,
 )
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Peer
+from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
 from fawa.net.files import read_pieces
 
 #: The last stream id of a GOAWAY that only announces the end (RFC 9113 section 6.8).
@@ -42,7 +42,9 @@ class H2Exchange(Exchange):
         "_conn",
         "_ended",
         "_finished",
+        "_interrupted",
         "_pieces",
+        "_protocol",
         "_stream",
         "buffered",
         "id",
@@ -62,6 +64,8 @@ class H2Exchange(Exchange):
         self._finished = False
         #: This side has reset the stream.
         self._broken = False
+        self._protocol = request.protocol
+        self._interrupted = False
 
     # The connection's side: what arrived.
 
@@ -95,6 +99,9 @@ class H2Exchange(Exchange):
                 return b""
             if self._conn.lost:
                 raise Disconnected(f"{self.peer} is gone")
+            if self._interrupted:
+                self._interrupted = False
+                raise Interrupted
             self._arrived = trio.Event()
             if self.body_timeout == math.inf:
                 await self._arrived.wait()
@@ -132,7 +139,8 @@ class H2Exchange(Exchange):
         self.bytes_out += size
         self._conn.queued += size
         self._stream.send_data(data)
-        self._conn.wake_writer()
+        if not self.upgraded:
+            self._conn.wake_writer()
 
     def _has_room(self) -> bool:
         # A stream that the peer has reset is cancelled, so its handle is still good whenever this is asked.
@@ -144,6 +152,8 @@ class H2Exchange(Exchange):
         return -pending if pending >= HIGH_WATER or self._finished else self._conn.writes
 
     async def drain(self) -> None:
+        if self.upgraded:
+            self._conn.flush()
         if not self._has_room():
             await self._conn.wait_room(self._has_room, self._progress)
 
@@ -173,6 +183,44 @@ class H2Exchange(Exchange):
         if not self._finished:
             self._reset(H2ErrorCode.INTERNAL_ERROR)
 
+    @property
+    def protocol(self) -> str:
+        return self._protocol.decode("latin-1").lower() if self._protocol is not None else ""
+
+    def upgrade(self, headers: Headers) -> None:
+        if not self.protocol:
+            raise ValueError("the client asked for no other protocol")
+        self.start(200, headers)
+        self.upgraded = True
+        self.body_timeout = math.inf
+        if self.draining:
+            self.interrupt()
+
+    def flush(self) -> None:
+        self._conn.flush()
+
+    @property
+    def is_flushed(self) -> bool:
+        conn = self._conn
+        return bool(
+            not conn.queued
+            and conn.is_flushed
+            and not conn.lost
+            and self.id in conn.exchanges
+            and not self._stream.pending_bytes
+        )
+
+    async def wait_flushed(self) -> None:
+        conn = self._conn
+        conn.flush()
+        await conn.wait_room(lambda: self.is_flushed or self.id not in conn.exchanges, self._progress)
+        self._check()
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._arrived is not None:
+            self._arrived.set()
+
     def _reset(self, code: int) -> None:
         if not self._broken and not self._conn.lost and self.id in self._conn.exchanges:
             self._broken = True
@@ -200,6 +248,7 @@ class H2Connection(Connection[H2Exchange]):
         self._last_id = 0
         self._refuse_above = _ALL_STREAMS
         self._refused = trio.Event()
+        self._shutting_down = False
 
     def parse(self, data: bytes) -> None:
         if not data:
@@ -241,6 +290,7 @@ class H2Connection(Connection[H2Exchange]):
             self.engine.stream(stream_id).reset(H2ErrorCode.REFUSED_STREAM)
             return
         exchange = H2Exchange(self, request)
+        exchange.draining = self._shutting_down
         self.exchanges[stream_id] = exchange
         if head_too_large(exchange, self.limits):
             exchange.respond_text(431, f"the head exceeds the size limit of {self.limits.max_header} bytes")
@@ -248,7 +298,7 @@ class H2Connection(Connection[H2Exchange]):
         else:
             self.ready.append(exchange)
         if self._requests == self.limits.max_requests:
-            self.start_drain()
+            self._rotate()
 
     def _feed(self, event: Data) -> None:
         size = len(event.data)
@@ -274,6 +324,7 @@ class H2Connection(Connection[H2Exchange]):
             self.close_exchange(exchange)
         else:
             exchange.cancel()
+            self.made_progress()
 
     def close_exchange(self, exchange: H2Exchange) -> None:
         exchange.close()
@@ -319,6 +370,12 @@ class H2Connection(Connection[H2Exchange]):
         self.wake_writer()
 
     def start_drain(self) -> None:
+        self._shutting_down = True
+        for exchange in self.exchanges.values():
+            exchange.start_drain()
+        self._rotate()
+
+    def _rotate(self) -> None:
         """Move the client to a new connection without losing a call: GOAWAY in two steps (section 6.8).
 
         The first announces the end; calls already on their way are still accepted. When the client has

@@ -35,6 +35,26 @@ async def test_a_client_that_closes_its_side_still_gets_its_answer() -> None:
         assert [a.body for a in heard(talk, "GET", "GET")] == [b"/a", b"/b"]
 
 
+async def test_what_comes_as_the_last_answer_ends_is_no_request() -> None:
+    # Whether the call or what reads comes first is up to trio's scheduler, which draws lots.
+    go = trio.Event()
+
+    async def refuse(exchange: Exchange) -> None:
+        await go.wait()
+        exchange.respond_text(413, "too large")
+
+    for _ in range(40):
+        go = trio.Event()
+        async with line(H1Connection, refuse) as talk:
+            await talk.send(request("/a", "POST", f"content-length: {2**30}") + b"abc")
+            await talk.stream.send_all(b"x" * 70_000)
+            go.set()
+            await settle()
+            (answer,) = heard(talk, "POST")
+            assert answer.status == 413
+            assert answer.header(b"connection") == b"close"
+
+
 async def test_a_client_that_sends_all_and_closes_its_side_at_once() -> None:
     async with line(H1Connection, tell) as talk:
         await talk.stream.send_all(request("/a") + request("/b", "POST", body=BODY) + b"GET /c")

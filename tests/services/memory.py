@@ -116,6 +116,26 @@ class MemoryExchange(Exchange):
         assert not self.ended
         self.aborted = True
 
+    @property
+    def protocol(self) -> str:
+        return ""
+
+    def upgrade(self, headers: Headers) -> None:
+        raise ValueError("the client asked for no upgrade")
+
+    def flush(self) -> None:
+        pass
+
+    @property
+    def is_flushed(self) -> bool:
+        return True
+
+    async def wait_flushed(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def interrupt(self) -> None:
+        raise AssertionError("no body here is waited for")
+
 
 class Stall:
     """In a stream's messages: from here on the client sends nothing, and stays."""
