@@ -206,6 +206,20 @@ test("a full connection is not filled further", () => {
   assert.ok(!talk.session.hasUnsent);
 });
 
+test("what waits for a connection is bounded, and goes when there is one", () => {
+  const talk = new Talk().start();
+  const events = Array.from({ length: 1000 }, (_, x) => draw(x));
+  for (let count = 0; count < 60; count += 1) talk.draw(...events);
+  assert.ok(talk.session.isFull);
+  assert.equal(talk.session.pending.length, 50_000);
+  talk.open().hello();
+  let sent = talk.sent.flatMap((one) => one.draw.events).length;
+  while (talk.session.hasUnsent) sent += talk.do(talk.session.pump(0)).sent.flatMap((one) => one.draw.events).length;
+  assert.equal(sent, 50_000);
+  talk.get({ ack: { op: 50_000 } });
+  assert.ok(!talk.session.isFull);
+});
+
 test("a draw that was refused is dropped, the others go over a new connection", () => {
   const talk = new Talk().join();
   talk.draw(draw(1), draw(2));

@@ -25,12 +25,14 @@ export class BoardPage {
     this._code = "";
     this._link = null;
     this._claims = new Claims();
-    this._paper = new Paper($("paper"), $("paper-top"));
+    this._paper = new Paper($("paper"), $("paper-top"), $("paper-tip"));
     this._picture = new Picture();
     this._undo = new UndoStack();
     this._tools = new Tools();
     this._cursors = new Cursors($("cursor-layer"), $("key-pen"));
     this._hidden = ""; // which runs were left out when the paper was painted
+    this._todo = ""; // what the next frame paints: "preview", or "repaint" for everything
+    this._shown = { first: 0, last: 0, hidden: "" }; // pending events that the preview has
     this._stroke = null;
     this._samples = [];
     this._frame = 0;
@@ -50,7 +52,7 @@ export class BoardPage {
     $("board-code").textContent = code;
     this._undo = new UndoStack();
     this._picture.reset([]);
-    this._repaint();
+    this._paint("repaint");
     this._fit();
     this._link = new Link(code, profile(), this._claims, {
       snapshot: (strokes) => this._onSnapshot(strokes),
@@ -80,24 +82,22 @@ export class BoardPage {
 
   _onSnapshot(strokes) {
     this._picture.reset(strokes);
-    this._repaint();
+    this._paint("repaint");
   }
 
   _onEvents(events) {
     for (const event of events) {
       const todo = this._picture.apply(event);
       if (event.type === "clear") this._undo.clear();
+      if (todo === "redraw") this._paint("repaint");
       // While one's own wish to clear is on its way the paper is blank already.
-      if (todo === "draw" && this._hidden !== "all") this._paper.draw(event);
-      else if (todo === "redraw") this._repaint();
+      else if (todo === "draw" && this._todo !== "repaint" && this._hidden !== "all") this._paper.draw(event);
     }
     this._showUndo();
   }
 
   _onPending() {
-    const { hidden } = foresee(this._session.pending, this._session.clientId);
-    if (hidden !== this._hidden) this._repaint();
-    else this._preview();
+    this._paint("preview");
   }
 
   _onState() {
@@ -105,21 +105,39 @@ export class BoardPage {
     if (session.state === "live") noteBoard(this._code);
     if (session.ending === "gone") forgetBoard(this._code);
     this._undo.nextStroke = Math.max(this._undo.nextStroke, this._link.nextStroke);
+    // Another connection may have numbered what is pending anew.
+    this._shown.first = 0;
+    this._paint("preview");
     this._showStatus();
     announceState(session);
   }
 
   // What is seen
 
-  _repaint() {
-    const { hides, hidden } = this._foreseen();
-    this._hidden = hidden;
-    this._paper.repaint(this._picture.segments(hides));
-    this._preview();
+  /** Paint with the next frame, however much happens until then. */
+  _paint(todo) {
+    if (!this._todo) requestAnimationFrame(() => this._paintNow());
+    if (this._todo !== "repaint") this._todo = todo;
   }
 
-  _preview() {
-    this._paper.preview([...this._foreseen().segments, ...(this._stroke?.tail ?? [])]);
+  _paintNow() {
+    const pending = this._session?.pending ?? [];
+    const { segments, hides, hidden } = this._foreseen();
+    if (this._todo === "repaint" || hidden !== this._hidden) {
+      this._hidden = hidden;
+      this._paper.repaint(this._picture.segments(hides));
+    }
+    this._todo = "";
+    const [first, last] = [pending[0]?.op ?? 0, pending.at(-1)?.op ?? 0];
+    const before = this._shown;
+    this._shown = { first, last, hidden };
+    if (first && first === before.first && hidden === before.hidden && segments.length === pending.length) {
+      const fresh = pending.slice(pending.findLastIndex(({ op }) => op <= before.last) + 1);
+      this._paper.preview(fresh.map(({ event }) => event), { more: true });
+    } else {
+      this._paper.preview(segments);
+    }
+    this._paper.showTip(this._stroke?.tail ?? []);
   }
 
   _foreseen() {
@@ -201,7 +219,7 @@ export class BoardPage {
 
   _begin(point, usesPressure) {
     this._endStroke();
-    if (!this._session || this._session.state === "over") return;
+    if (!this._session || this._session.state === "over" || this._session.isFull) return;
     const stroke = this._undo.begin();
     this._link.nextStroke = this._undo.nextStroke;
     this._stroke = new Stroke({ ...this._tools.brush, stroke, pressure: usesPressure });
@@ -231,7 +249,7 @@ export class BoardPage {
   _give(events) {
     this._undo.record(events);
     if (events.length) this._link.draw(events);
-    else this._preview();
+    this._paint("preview");
   }
 
   _endStroke() {
@@ -331,6 +349,7 @@ export class BoardPage {
 
   _savePng() {
     $("export-dialog").close();
+    this._paintNow();
     const name = `board-${this._code}.png`;
     this._paper.flattened().toBlob((blob) => saveAs(blob, name), "image/png");
     announce(`Saved ${name}`);

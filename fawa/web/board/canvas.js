@@ -9,9 +9,10 @@ export class Paper {
   /**
    * @param {HTMLCanvasElement} base what the board has taken
    * @param {HTMLCanvasElement} top what it has not taken yet
+   * @param {HTMLCanvasElement} tip the end of the line under way, which is not settled
    */
-  constructor(base, top) {
-    for (const canvas of [base, top]) {
+  constructor(base, top, tip) {
+    for (const canvas of [base, top, tip]) {
       canvas.width = BOARD.width;
       canvas.height = BOARD.height;
     }
@@ -19,6 +20,8 @@ export class Paper {
     // Without the graphics card: its rounding differs between machines, and between a window and the next.
     this._base = base.getContext("2d", { alpha: false, willReadFrequently: true });
     this._top = top.getContext("2d", { willReadFrequently: true });
+    this._tip = tip.getContext("2d", { willReadFrequently: true });
+    this._tipIsEmpty = true;
     this.repaint([]);
   }
 
@@ -32,10 +35,18 @@ export class Paper {
     for (const segment of segments) drawSegment(this._base, segment);
   }
 
-  /** Show segments that are not settled, in place of those shown before. */
-  preview(segments) {
-    this._top.clearRect(0, 0, BOARD.width, BOARD.height);
+  /** Show what the board has not taken, in place of what was shown before, or on top of it. */
+  preview(segments, { more = false } = {}) {
+    if (!more) this._top.clearRect(0, 0, BOARD.width, BOARD.height);
     for (const segment of segments) drawSegment(this._top, segment);
+  }
+
+  /** Show the end of the line under way. */
+  showTip(segments) {
+    if (this._tipIsEmpty && !segments.length) return;
+    this._tip.clearRect(0, 0, BOARD.width, BOARD.height);
+    for (const segment of segments) drawSegment(this._tip, segment);
+    this._tipIsEmpty = !segments.length;
   }
 
   /** Everything in sight, as a canvas of its own. */
@@ -46,6 +57,7 @@ export class Paper {
     const context = copy.getContext("2d", { alpha: false });
     context.drawImage(this.canvas, 0, 0);
     context.drawImage(this._top.canvas, 0, 0);
+    context.drawImage(this._tip.canvas, 0, 0);
     return copy;
   }
 }

@@ -16,12 +16,14 @@ export function recall(code) {
   }
 }
 
+/** Keep a value; returns whether there was room for it. Without storage a reload is somebody new, that is all. */
 export function remember(code, value) {
   try {
     if (value) sessionStorage.setItem(keyOf(code), JSON.stringify(value));
     else sessionStorage.removeItem(keyOf(code));
+    return true;
   } catch {
-    // Without storage, or without room in it, a reload is somebody new. That is all.
+    return false;
   }
 }
 

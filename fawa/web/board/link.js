@@ -28,6 +28,7 @@ export class Link {
 
   async open() {
     const known = recall(this.code);
+    // Drawn before there was ever a connection: nobody yet, but with something to say.
     const taken = known?.client_id && (await this._claims.isTaken(known.client_id));
     if (this._listeners.signal.aborted) return;
     const identity = known?.client_id && !taken ? { client_id: known.client_id, token: known.token } : null;
@@ -35,7 +36,7 @@ export class Link {
     this.session = new Session({
       ...this._profile,
       identity,
-      pending: identity ? (known.pending ?? []) : [],
+      pending: taken ? [] : (known?.pending ?? []),
       random: Math.random,
     });
     this._on.pending();
@@ -85,8 +86,8 @@ export class Link {
   /** Keep who we are, and with `whole` also what the board has not taken. */
   _save(whole = false) {
     const { identity, pending } = this.session;
-    const kept = whole && pending.length ? pending : [];
-    remember(this.code, identity && { ...identity, nextStroke: this.nextStroke, pending: kept });
+    const known = identity && { ...identity, nextStroke: this.nextStroke, pending: [] };
+    if (!whole || !pending.length || !remember(this.code, { ...known, pending })) remember(this.code, known);
   }
 
   _run(step) {

@@ -23,6 +23,8 @@ const LONGEST_PAUSE = 15_000;
 const PAUSE_WHEN_FULL = 20_000;
 // A connection that held this long was a good one: the next pauses start small again.
 const GOOD_CONNECTION = 10_000;
+// What may be drawn without a connection; some minutes of drawing without a pause.
+const MOST_PENDING = 50_000;
 // What may wait in the browser's own send buffer; the rest waits here, where it can be sent anew.
 const MOST_UNSENT = 256 * 1024;
 
@@ -95,6 +97,11 @@ export class Session {
     return this.state === "live" && !this.readOnly && (this.pending.at(-1)?.op ?? 0) > this._sentOp;
   }
 
+  /** Whether so much waits for a connection that nothing more is taken. */
+  get isFull() {
+    return this.pending.length >= MOST_PENDING;
+  }
+
   // What the page does
 
   /** Join, or try again at once. */
@@ -122,6 +129,7 @@ export class Session {
 
   /** Put events on the board, now or once there is a connection. */
   draw(events, buffered = 0) {
+    if (this.isFull) return this._done([{ do: "state" }]);
     for (const event of events) this.pending.push({ op: this._nextOp++, event });
     return this._done([{ do: "pending" }, ...this._pump(buffered)]);
   }
@@ -335,9 +343,9 @@ export class Session {
       batch = [];
       size = 64;
     };
-    for (const item of this.pending) {
-      if (item.op <= this._sentOp) continue;
-      if (room <= 0) break;
+    let next = this.pending.length;
+    while (next > 0 && this.pending[next - 1].op > this._sentOp) next -= 1;
+    for (const item of this.pending.slice(next)) {
       const length = byteLength(item.event) + 1;
       const gap = batch.length && batch.at(-1).op + 1 !== item.op;
       if (gap || batch.length >= this.limits.events || size + length > this.limits.message) flush();
@@ -351,9 +359,11 @@ export class Session {
 
   _taken(op) {
     for (const first of this._batches.keys()) if (first <= op) this._batches.delete(first);
-    const before = this.pending.length;
-    this.pending = this.pending.filter((item) => item.op > op);
-    return this.pending.length < before ? [{ do: "pending" }] : [];
+    // Oldest first, so what was taken is at the front.
+    let count = 0;
+    while (count < this.pending.length && this.pending[count].op <= op) count += 1;
+    this.pending.splice(0, count);
+    return count ? [{ do: "pending" }] : [];
   }
 
   _sendCursor(now) {

@@ -106,7 +106,7 @@ function noticeFor(session) {
   if (session.state === "waiting") {
     const why = CLOSE_WORDS.get(session.code) ?? "the connection was lost";
     const time = countdown(session.retryAt - performance.now());
-    const kept = "What you draw is kept and sent then.";
+    const kept = session.isFull ? "Nothing more can be kept until then." : "What you draw is kept and sent then.";
     return {
       text: `${why[0].toUpperCase()}${why.slice(1)}. Trying again in ${time}. ${kept}`,
       buttons: [["Try now", "retry"]],
