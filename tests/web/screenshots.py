@@ -104,7 +104,7 @@ def take(browser: Browser, server: str, folder: Path) -> None:
         expect(page.locator(".cursor")).not_to_have_count(0)
         look.save(page, folder, "board")
         page.click("#share-button")
-        page.wait_for_function("document.getElementById('share-qr').complete")
+        page.wait_for_function("() => document.getElementById('share-qr').complete")
         look.save(page, folder, "share")
         page.goto(f"{server}/#/files")
         page.set_input_files(

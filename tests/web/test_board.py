@@ -243,7 +243,7 @@ def test_controls_are_named_and_in_sight(ada: Page, width: int) -> None:
 def test_share(ada: Page) -> None:
     ada.click("#share-button")
     assert ada.input_value("#share-link") == ada.url
-    ada.wait_for_function("document.getElementById('share-qr').naturalWidth > 0")
+    ada.wait_for_function("() => document.getElementById('share-qr').naturalWidth > 0")
     expect(ada.locator("#share-code")).to_have_text(ada.url[-6:])
 
 

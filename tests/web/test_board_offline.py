@@ -61,7 +61,8 @@ def test_drawn_offline_is_sent_on_return_once(
     draw(ada, [(1000, 500)], color=3, size=3)
     # It shows at once where it was drawn, over what the board has.
     ada.wait_for_function(
-        "document.getElementById('paper-top').getContext('2d').getImageData(1000, 500, 1, 1).data[3] === 255"
+        "() => document.getElementById('paper-top').getContext('2d')"
+        ".getImageData(1000, 500, 1, 1).data[3] === 255"
     )
     expect(ada.locator("#link-facts")).to_contain_text("segments")
     expect_pixel(bob, (1000, 500), WHITE)
