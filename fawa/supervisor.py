@@ -33,7 +33,7 @@ from fawa.net import tls
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
-from fawa.net.router import Route, Router
+from fawa.net.router import Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.ops.memory import keep_freed_memory
@@ -49,9 +49,9 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
+from fawa.services.page import Page
 from fawa.services.ratelimit import Rate
 from fawa.services.reflection import reflection
-from fawa.services.welcome import welcome
 from fawa.storage import boards, filesystem, sqlite
 from fawa.storage.secret import load_or_create_secret
 
@@ -352,11 +352,11 @@ class Supervisor:
             self.health.set(rpc_name, NOT_SERVING)
 
     def _serve_own(self) -> None:
-        """Serve what belongs to the daemon itself: health, reflection, the front page."""
+        """Serve what belongs to the daemon itself: health, reflection, the page."""
         own: tuple[IServable, ...] = (Health(self.health),)
         if self.settings.reflection:
             own += reflection(lambda: self._served)
-        self._open("daemon", Offer(rpc=own, http={"/": Route(("GET", "HEAD"), welcome)}))
+        self._open("daemon", Offer(rpc=own, http=Page.load().routes))
 
     # Listeners
 

@@ -88,6 +88,9 @@ ROOMS = {
         libraries="attrs grpclib multidict trio",
     ),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
+    "fawa.services.page": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
+    ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
