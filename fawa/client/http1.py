@@ -10,7 +10,8 @@ import trio
 from fawa.client.errors import ConnectionLost, Refused
 from fawa.client.exchange import ClientExchange, Connection, Headers
 from fawa.client.wire import HIGH_WATER, Wire
-from fawa.net.engine import Data, EndOfMessage, H1Engine, HttpError, Response, Role, header_list
+from fawa.net.engine import Data, EndOfMessage, HttpError, Response, Role, header_list
+from fawa.net.engine_http1 import H1Engine
 
 #: Bytes of a response received ahead of the caller above which reading stops.
 _READ_AHEAD: Final = 256 * 1024

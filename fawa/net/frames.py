@@ -99,7 +99,8 @@ class Sieve:
         if self._head:
             data, self._head = self._head + data, b""
         position, size, last = self._missing, len(data), -1
-        while position + _HEADER <= size:
+        last_whole = size - _HEADER
+        while position <= last_whole:
             last = position
             position += _HEADER + (_unpack_length(data, position)[0] >> 8)
         if last >= 0:

@@ -9,7 +9,8 @@ from typing import BinaryIO, Final
 import trio
 
 from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits, head_too_large
-from fawa.net.engine import Data, EndOfMessage, Event, H1Engine, HttpError, Request, Role, header_list
+from fawa.net.engine import Data, EndOfMessage, Event, HttpError, Request, Role, header_list
+from fawa.net.engine_http1 import H1Engine
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
 from fawa.net.files import read_pieces, send_some
 from fawa.net.sockets import PlainStream

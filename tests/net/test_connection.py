@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from fawa.net.connection import HIGH_WATER, Limits, _run_until_it_waits
-from fawa.net.engine import H1Engine, H2Engine, Role, _say_http
+from fawa.net.engine import H2Engine, Role, _say_http
+from fawa.net.engine_http1 import H1Engine
 from fawa.net.exchange import Disconnected, Exchange
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection

@@ -17,13 +17,13 @@ from fawa.net.engine import (
     Data,
     EndOfMessage,
     Event,
-    H1Engine,
     Headers,
     HttpError,
     Request,
     Role,
     header_list,
 )
+from fawa.net.engine_http1 import H1Engine
 from tests.net.talk import CHUNKINGS, examples, pieces
 
 

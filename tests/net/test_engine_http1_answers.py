@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fawa.net.engine import (
-    H1Engine,
     Headers,
     Role,
 )
+from fawa.net.engine_http1 import H1Engine
 from tests.net.talk import examples, h11_answers
 from tests.net.test_engine_http1 import NAMES, SPACED, WHOLE
 

@@ -17,7 +17,8 @@ from trio.testing import MockClock
 
 from fawa.net import connection
 from fawa.net.connection import Connection
-from fawa.net.engine import H1Engine, H2Engine
+from fawa.net.engine import H2Engine
+from fawa.net.engine_http1 import H1Engine
 from fawa.net.exchange import Exchange
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection, H2Exchange
