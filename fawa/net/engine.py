@@ -347,6 +347,9 @@ class H2Engine:
         """End a stream's message behind all its data."""
         if self.waiting and (waiting := self.waiting.get(stream.stream_id)) is not None:
             waiting.trailers = trailers
+            # At once, so that what the windows let pass is pending no more, and its call over.
+            self._out.append(self._conn.data_to_send())
+            self._frame(waiting)
         else:
             stream.end_message(trailers)
 

@@ -14,6 +14,7 @@ from fawa.net.engine_http1 import H1Engine
 from fawa.net.exchange import Disconnected, Exchange
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
+from fawa.net.sockets import PlainStream
 from fawa.net.tcp import FrontDoor
 from tests.net.talk import (
     PEER,
@@ -153,7 +154,85 @@ async def test_a_full_connection_that_nobody_reads_gives_its_calls_up(
     assert begun < 10
 
 
+async def test_a_client_that_is_gone_when_the_leader_makes_room_leaves_no_call_to_begin() -> None:
+    near, far = trio.socket.socketpair()
+    begun: list[str] = []
+
+    async def large(exchange: Exchange) -> None:
+        begun.append(exchange.path)
+        exchange.start(200, [])
+        for _ in range(HIGH_WATER // 1024):
+            exchange.push(bytes(1024))
+        exchange.finish()
+        near.close()
+
+    pair = (trio.SocketStream(near), PlainStream(trio.SocketStream(far)))
+    async with line(H2Connection, large, pair=pair) as talk:
+        client = H2Client(window=2**30)
+        for path in ("/first", "/second", "/third"):
+            client.open(head(path), end=True)
+        await talk.send(client.to_send())
+        assert talk.lost()
+        assert begun == ["/first"]
+
+
+async def test_an_answer_that_the_windows_let_pass_is_over_at_once() -> None:
+    """The leader answers it in its own frame, however large it is: nobody waits for the writer."""
+    tasks: set[trio.lowlevel.Task] = set()
+
+    async def large(exchange: Exchange) -> None:
+        tasks.add(trio.lowlevel.current_task())
+        exchange.respond(200, [], bytes(20_000))
+
+    async with line(H2Connection, large) as talk:
+        client = H2Client(window=2**30)
+        streams = [client.open(end=True) for _ in range(3)]
+        await client.turn(talk)
+        assert [(len(client[stream].body), client[stream].ended) for stream in streams] == [
+            (20_000, True)
+        ] * 3
+    assert len(tasks) == 1
+
+
 # What is said of a body
+
+
+@pytest.mark.parametrize("version", [H1Connection, H2Connection])
+async def test_what_can_be_taken_of_a_body_without_waiting(
+    version: type[H1Connection | H2Connection],
+) -> None:
+    taken: list[bytes] = []
+    go = trio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        body = exchange.take()
+        body += await exchange.receive() if not body else b""
+        taken.append(body)
+        taken.append(exchange.take())
+        await go.wait()
+        body = exchange.take()
+        taken.append(body or await exchange.receive())
+        taken.append(exchange.take())
+        assert exchange.body_over
+        assert exchange.bytes_in == 5
+        exchange.respond(200, [])
+
+    async with line(version, handler) as talk:
+        if version is H1Connection:
+            await talk.send(request("/", "POST", "content-length: 5") + b"ab")
+            await talk.send(b"c")
+            await talk.send(b"de")
+        else:
+            client = H2Client()
+            stream = client.open()
+            client.h2.send_data(stream, b"ab")
+            await client.turn(talk)
+            for piece in (b"c", b"de"):
+                client.h2.send_data(stream, piece, end_stream=piece == b"de")
+                await client.turn(talk)
+        go.set()
+        await settle()
+    assert taken == [b"ab", b"", b"cde", b""]
 
 
 @pytest.mark.parametrize("version", [H1Connection, H2Connection])

@@ -161,3 +161,9 @@ def test_get_of_no_method() -> None:
 def test_post_to_a_method_that_takes_get_too() -> None:
     assert post(QUERY, b"application/json").name == "connect"
     assert post(QUERY, b"application/grpc").name == "grpc"
+
+
+def test_of_a_field_that_comes_twice_the_first_counts() -> None:
+    both = [(b"content-type", b"application/grpc"), (b"content-type", b"application/json")]
+    assert negotiate("POST", both, "", UNARY, Limits()).name == "grpc"
+    assert negotiate("POST", both[::-1], "", UNARY, Limits()).name == "connect"
