@@ -2,19 +2,22 @@
 
     daemon ─┬─ signals
             └─ services ─┬─ one task each, restarted when it crashes
-                         └─ front door ── connections ── calls
+                         └─ front doors (TCP, QUIC) ── connections ── calls
 
-The front door stands inside the services' nursery, so calls end before what they use.
+The front doors stand inside the services' nursery, so calls end before what they use.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import hashlib
+import hmac
 import random
 import resource
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,13 +30,15 @@ from grpclib._typing import IServable
 
 from fawa import __version__, restarts
 from fawa.calls import serve
-from fawa.config import Loaded, Settings, live_changes, origin_allowed
+from fawa.config import Address, Loaded, Settings, live_changes, origin_allowed
 from fawa.net import tls
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
+from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
+from fawa.net.udp import UdpSocket, bind_udp
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Offer, Service
@@ -49,6 +54,10 @@ _log = get_logger("fawa.supervisor")
 
 #: File descriptors that are not connections: listeners, stores, files under way.
 _SPARE_DESCRIPTORS: Final = 512
+#: Seconds for which clients may remember that there is HTTP/3.
+_ALTERNATIVE_AGE: Final = 86_400
+#: Ports that are tried until one is free on TCP and UDP, where any would do.
+_PORT_TRIES: Final = 10
 
 
 class StartError(Exception):
@@ -128,6 +137,15 @@ def _log_access(exchange: Exchange, seconds: float) -> None:
     )
 
 
+def _quic_settings(settings: Settings) -> QuicSettings:
+    return QuicSettings(
+        retry=settings.quic.retry,
+        idle_timeout=settings.quic.idle_timeout,
+        handshake_timeout=settings.timeouts.handshake,
+        max_handshakes=settings.quic.max_handshakes,
+    )
+
+
 def _cors(settings: Settings) -> Cors:
     return Cors(functools.partial(origin_allowed, settings.cors.origins))
 
@@ -149,6 +167,32 @@ def _allowed_connections(most: int) -> int:
     room = max(room, soft // 2)
     _log.warning("fewer connections than limits.max_connections", wanted=most, allowed=room, descriptors=soft)
     return room
+
+
+async def _bind_pair(address: Address, context: ssl.SSLContext) -> tuple[list[Endpoint], list[UdpSocket]]:
+    """Bind an address for TLS on TCP, and the same host and port on UDP for QUIC.
+
+    Raises:
+        OSError: as `bind` and `bind_udp`.
+
+    """
+    for attempt in range(_PORT_TRIES):
+        endpoints = await bind(address.host, address.port, context)
+        sockets: list[UdpSocket] = []
+        try:
+            for endpoint in endpoints:
+                host, port = endpoint.listener.socket.getsockname()[:2]
+                sockets.append(bind_udp(host, port))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            for endpoint in endpoints:
+                await endpoint.listener.aclose()
+            if address.port or attempt == _PORT_TRIES - 1:
+                raise
+        else:
+            break
+    return endpoints, sockets
 
 
 def _rpc_names(offer: Offer) -> set[str]:
@@ -176,6 +220,9 @@ class Supervisor:
     _root: Root = attrs.field(init=False)
     _door: FrontDoor = attrs.field(init=False)
     _call_limits: CallLimits = attrs.field(init=False)
+    #: What serves HTTP/3, unless it is turned off.
+    _quic: QuicListener | None = attrs.field(default=None, init=False)
+    _udp: list[UdpSocket] = attrs.field(factory=list, init=False)
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -193,6 +240,11 @@ class Supervisor:
     def max_connections(self) -> int:
         """How many connections are let in at once."""
         return self._door.max_connections
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._door.connections + (0 if self._quic is None else self._quic.connections)
 
     @property
     def settings(self) -> Settings:
@@ -215,6 +267,8 @@ class Supervisor:
                 endpoints = await self._bind(services)
                 async with trio.open_nursery() as listeners:
                     await listeners.start(self._door.run, endpoints)
+                    if self._quic is not None:
+                        await listeners.start(self._quic.run, self._udp)
                     # What has been made until now stays to the end: no collection need look at it again.
                     gc.collect()
                     gc.freeze()
@@ -222,9 +276,11 @@ class Supervisor:
                     task_status.started(endpoints)
                     await self._stop.wait()
                     grace = self.settings.drain_grace
-                    _log.info("draining", connections=self._door.connections, grace=grace)
+                    _log.info("draining", connections=self.connections, grace=grace)
                     self.health.close()
                     self._door.drain(grace)
+                    if self._quic is not None:
+                        self._quic.drain(grace)
                 services.cancel_scope.cancel()
             daemon.cancel_scope.cancel()
         _log.info("stopped")
@@ -299,16 +355,37 @@ class Supervisor:
             if settings.listen is not None:
                 endpoints += await bind(settings.listen.host, settings.listen.port)
             if settings.listen_tls is not None:
-                self._certificate = tls.CertificateSource(await self._load_certificate())
+                certificate = tls.CertificateSource(await self._load_certificate())
+                self._certificate = certificate
                 # Leaves alone what is not the development certificate.
-                nursery.start_soon(tls.rotate, self._certificate, self._tls_folder)
-                address = settings.listen_tls
-                endpoints += await bind(address.host, address.port, self._certificate.context)
+                nursery.start_soon(tls.rotate, certificate, self._tls_folder)
+                if settings.quic.enabled:
+                    secure, self._udp = await _bind_pair(settings.listen_tls, certificate.context)
+                    self._quic = self._make_quic(certificate)
+                    port = secure[0].listener.socket.getsockname()[1]
+                    self._root.alternative = b'h3=":%d"; ma=%d' % (port, _ALTERNATIVE_AGE)
+                else:
+                    secure = await bind(
+                        settings.listen_tls.host, settings.listen_tls.port, certificate.context
+                    )
+                endpoints += secure
         except OSError as error:
             raise StartError(error.strerror or str(error)) from error
         except tls.TlsError as error:
             raise StartError(str(error)) from error
         return endpoints
+
+    def _make_quic(self, certificate: tls.CertificateSource) -> QuicListener:
+        # A daemon that starts again under the same key can so reset the connections of its predecessor.
+        secret = hmac.digest(certificate.current.key, b"fawa stateless reset", hashlib.sha256)
+        return QuicListener(
+            self._root,
+            _door_limits(self.settings),
+            _quic_settings(self.settings),
+            certificate,
+            secret,
+            self._door.max_connections,
+        )
 
     async def _load_certificate(self) -> tls.Certificate:
         """Return the configured certificate, or the development one.
@@ -340,6 +417,7 @@ class Supervisor:
             url=f"{scheme}://{first}/",
             listen=" ".join(plain),
             listen_tls=" ".join(secure),
+            listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
 
@@ -372,6 +450,8 @@ class Supervisor:
         self._root.cors = _cors(new.settings)
         self._root.access = _access(new.settings)
         self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
+        if self._quic is not None:
+            self._quic.max_connections = self._door.max_connections
         for service in self.services:
             if isinstance(service, FileService):
                 service.settings = _file_settings(new.settings)

@@ -41,10 +41,14 @@ class Root:
     cors: Cors
     #: `None`: no access log.
     access: Access | None
+    #: What answers over TLS say of other ways in (`Alt-Svc`, RFC 7838), "" for nothing.
+    alternative: bytes = b""
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one exchange; raises nothing but cancellation."""
         began = time.monotonic()
+        if self.alternative and exchange.version != "3" and exchange.scheme == "https":
+            exchange.extra_headers.append((b"alt-svc", self.alternative))
         try:
             if self.cors.admit(exchange):
                 await self.router.handler(exchange)(exchange)
