@@ -328,6 +328,8 @@ class H3Connection:
         self._next_id = 0
         self._refusing = False
         self._answered = trio.Event()
+        #: The peer did not answer that PING.
+        self._silent = False
 
     # What arrived.
 
@@ -490,8 +492,9 @@ class H3Connection:
         self.wake()
 
     async def _refuse_later(self) -> None:
-        with trio.move_on_after(_GOAWAY_WAIT):
+        with trio.move_on_after(_GOAWAY_WAIT) as wait:
             await self._answered.wait()
+        self._silent = wait.cancelled_caught
         self._refuse_new()
 
     def _refuse_new(self) -> None:
@@ -504,4 +507,4 @@ class H3Connection:
     @property
     def is_drained(self) -> bool:
         """Whether nothing is left to do since `start_drain`."""
-        return self._refusing and not self.exchanges and self.engine.all_sent
+        return self._refusing and not self.exchanges and (self._silent or self.engine.all_sent)

@@ -361,6 +361,7 @@ class QuicListener:
             try:
                 self._act(link)
                 self._send(link)
+                self._act(link)  # sending may give out connection IDs
             except Exception:
                 self._fail(link)
                 continue
