@@ -40,6 +40,9 @@ _log = logging.getLogger("fawa.net")
 
 #: Handshakes in flight, as a share of the most there may be, from which `auto` asks for address validation.
 _RETRY_FROM: Final = 1 / 4
+#: Seconds by which timers fire late. aioquic compares sums of floats: asked in the very instant that it
+#: named, it may find nothing to do and name the same instant again.
+_LATE: Final = 1e-4
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -435,7 +438,7 @@ class QuicListener:
 
     def _due(self, link: _Link) -> float:
         timer = link.engine.timer
-        at = math.inf if timer is None else timer
+        at = math.inf if timer is None else timer + _LATE
         return min(at, link.deadline) if link in self._greeting else at
 
     async def _run_timers(self) -> None:

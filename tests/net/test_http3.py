@@ -13,7 +13,7 @@ from aioquic.h3.connection import ErrorCode
 from fawa.net import tls
 from fawa.net.connection import HIGH_WATER, Limits
 from fawa.net.exchange import Disconnected, Exchange
-from tests.net.quic_talk import Client, There, Weather, certificate, echo, listening
+from tests.net.quic_talk import Client, Weather, certificate, echo, listening
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ async def test_a_request_and_its_answer(cert: tls.Certificate, autojump_clock: t
     async with listening(cert, handler) as there:
         client = await there.connect()
         answer = await client.ask("/here?and=now", b"hello")
-        assert (answer.status, answer.body) == (200, b"hello")
+        assert (answer.status, bytes(answer.body)) == (200, b"hello")
         assert answer.head[b"path"] == b"/here"
         assert answer.head[b"host"] == b"fawa.example"
         assert answer.trailers == {b"size": b"5"}
@@ -43,17 +43,6 @@ async def test_a_request_and_its_answer(cert: tls.Certificate, autojump_clock: t
         assert (exchange.version, exchange.scheme, exchange.query) == ("3", "https", "and=now")
         assert exchange.peer.startswith("198.51.100.1:")
         assert (exchange.bytes_in, exchange.bytes_out, exchange.status) == (5, 5, 200)
-
-
-async def test_head_has_no_body(cert: tls.Certificate, autojump_clock: trio.abc.Clock) -> None:
-    async def handler(exchange: Exchange) -> None:
-        exchange.respond(200, [], b"12345")
-
-    async with listening(cert, handler) as there:
-        client = await there.connect()
-        answer = await client.ask(method="HEAD")
-        assert answer.head[b"content-length"] == b"5"
-        assert not answer.body
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,9 +104,10 @@ async def test_streams_that_nobody_reads_do_not_take_more_than_the_connection_wi
         client = await there.connect()
         for _ in range(20):
             client.send(client.open(), noise(1_000_000))
-        await trio.sleep(60)
+        await trio.sleep(20)
         [link] = there.listener._links
-        assert 100_000 < link.engine.quic._local_max_data.used <= 250_000
+        # Heads and control streams, which nobody has to read, come on top.
+        assert 100_000 < link.engine.quic._local_max_data.used <= 252_000
         client.close()
 
 
@@ -225,7 +215,7 @@ async def test_an_answer_before_the_end_of_the_body_asks_for_no_more(
 async def test_a_silent_client_runs_into_the_body_timeout(
     cert: tls.Certificate, autojump_clock: trio.abc.Clock
 ) -> None:
-    async with listening(cert, lambda e: _read(e), limits=Limits(body_timeout=7)) as there:
+    async with listening(cert, _read, limits=Limits(body_timeout=7)) as there:
         client = await there.connect()
         number = client.open()
         client.send(number, b"some")
@@ -459,7 +449,3 @@ async def test_a_connection_that_ends_cancels_its_calls(
         assert sorted(cancelled) == ["/a", "/b"]
         await trio.sleep(5)
         assert there.listener.connections == 0
-
-
-def links(there: There) -> int:
-    return there.listener.connections
