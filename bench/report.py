@@ -9,7 +9,6 @@ import platform
 import signal
 import statistics
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -182,5 +181,6 @@ def machine() -> dict[str, str]:
             break
     facts = {"CPU": model, "cores": str(os.cpu_count()), "Linux": platform.release()}
     facts["Python"] = platform.python_version()
-    packages: Sequence[str] = ("fawa", "trio", "zttp", "grpclib", "uvloop", "grpcio", "protobuf")
+    packages = ["fawa", "trio", "zttp", "grpclib", "protobuf", "uvloop", "grpcio"]
+    packages += ["websockets", "trio-websocket"]
     return facts | {package: version(package) for package in packages}

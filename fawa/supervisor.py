@@ -29,6 +29,7 @@ import trio
 from grpclib._typing import IServable
 
 from fawa import __version__, restarts
+from fawa.board.board import BoardLimits
 from fawa.calls import serve
 from fawa.config import Address, Loaded, Settings, live_changes, origin_allowed
 from fawa.net import tls
@@ -36,18 +37,26 @@ from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
 from fawa.net.quic import QuicListener, QuicSettings
-from fawa.net.router import Route, Router
+from fawa.net.router import Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
 from fawa.net.udp import UdpSocket, bind_udp
 from fawa.ops.logging import access_line, configure, get_logger
+from fawa.rooms.rooms import Rooms, RoomsSettings
 from fawa.rpc.dialect import Limits as CallLimits
+from fawa.services.addresses import Proxies
+from fawa.services.admission import Admission, AdmissionSettings
 from fawa.services.base import Offer, Service
+from fawa.services.board import BoardService
+from fawa.services.canva import CanvaService, CanvaSettings
+from fawa.services.canva_socket import SocketSettings
+from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
+from fawa.services.page import Page
+from fawa.services.ratelimit import Rate
 from fawa.services.reflection import reflection
-from fawa.services.welcome import welcome
-from fawa.storage import filesystem, sqlite
+from fawa.storage import boards, filesystem, sqlite
 from fawa.storage.secret import load_or_create_secret
 
 _log = get_logger("fawa.supervisor")
@@ -72,6 +81,13 @@ async def make_services(settings: Settings) -> list[Service]:
 
     """
     services: list[Service] = []
+    admission: Admission | None = None
+    if {"canva", "canvax"} & set(settings.services):
+        # One set of boards, on which those who come by either meet.
+        rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
+        open_store = functools.partial(boards.board_store, settings.data_dir / "boards.sqlite3")
+        services.append(BoardService(rooms, open_store))
+        admission = Admission(rooms, _admission_settings(settings))
     for name in settings.services:
         if name == "greet":
             services.append(GreetService())
@@ -85,6 +101,10 @@ async def make_services(settings: Settings) -> list[Service]:
                     settings=_file_settings(settings),
                 )
             )
+        elif name == "canva" and admission is not None:
+            services.append(CanvaService(admission, _canva_settings(settings)))
+        elif name == "canvax" and admission is not None:
+            services.append(CanvaxService(admission, _event_rate(settings)))
     return services
 
 
@@ -103,6 +123,47 @@ def _file_settings(settings: Settings) -> FileSettings:
         max_file_size=settings.file.max_size,
         public_url=settings.public_url,
     )
+
+
+def _rooms_settings(settings: Settings) -> RoomsSettings:
+    board = settings.board
+    limits = BoardLimits(
+        history=board.history,
+        snapshot=board.snapshot,
+        backlog=board.backlog,
+        stall=board.stall,
+        peers=board.max_peers,
+        idle=board.idle,
+    )
+    return RoomsSettings(
+        limits=limits,
+        tick=board.tick,
+        grace=board.grace,
+        autosave=board.autosave,
+        max_kept=board.max_kept,
+        max_boards=board.max_boards,
+    )
+
+
+def _admission_settings(settings: Settings) -> AdmissionSettings:
+    board = settings.board
+    return AdmissionSettings(
+        wrong_codes=Rate(board.wrong_codes, board.wrong_codes_rate / 60),
+        creates=Rate(board.creates, board.creates_rate / 60),
+        proxies=Proxies.of(settings.trusted_proxies),
+    )
+
+
+def _canva_settings(settings: Settings) -> CanvaSettings:
+    return CanvaSettings(
+        allows=functools.partial(origin_allowed, settings.cors.origins),
+        socket=SocketSettings(max_message=settings.board.max_message, event_rate=_event_rate(settings)),
+    )
+
+
+def _event_rate(settings: Settings) -> Rate:
+    rate = settings.board.max_event_rate
+    return Rate(2 * rate, rate)
 
 
 def _door_limits(settings: Settings) -> Limits:
@@ -225,6 +286,8 @@ class Supervisor:
     _udp: list[UdpSocket] = attrs.field(factory=list, init=False)
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
+    #: What the services offer that run, by their names.
+    _offers: dict[str, Offer] = attrs.field(factory=dict, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     _given_up: bool = attrs.field(default=False, init=False)
 
@@ -281,6 +344,8 @@ class Supervisor:
                     self._door.drain(grace)
                     if self._quic is not None:
                         self._quic.drain(grace)
+                    for offer in self._offers.values():
+                        offer.drain()
                 services.cancel_scope.cancel()
             daemon.cancel_scope.cancel()
         _log.info("stopped")
@@ -326,6 +391,7 @@ class Supervisor:
 
     def _open(self, name: str, offer: Offer) -> None:
         """Serve what a service offers."""
+        self._offers[name] = offer
         self._router.add({**offer.http, **serve.routes(offer.rpc, self._call_limits)})
         for rpc_name in _rpc_names(offer):
             self._served.add(rpc_name)
@@ -340,11 +406,11 @@ class Supervisor:
             self.health.set(rpc_name, NOT_SERVING)
 
     def _serve_own(self) -> None:
-        """Serve what belongs to the daemon itself: health, reflection, the front page."""
+        """Serve what belongs to the daemon itself: health, reflection, the page."""
         own: tuple[IServable, ...] = (Health(self.health),)
         if self.settings.reflection:
             own += reflection(lambda: self._served)
-        self._open("daemon", Offer(rpc=own, http={"/": Route(("GET", "HEAD"), welcome)}))
+        self._open("daemon", Offer(rpc=own, http=Page.load().routes))
 
     # Listeners
 
@@ -453,8 +519,17 @@ class Supervisor:
         if self._quic is not None:
             self._quic.max_connections = self._door.max_connections
         for service in self.services:
-            if isinstance(service, FileService):
-                service.settings = _file_settings(new.settings)
+            match service:
+                case FileService():
+                    service.settings = _file_settings(new.settings)
+                case BoardService():
+                    service.rooms.settings = _rooms_settings(new.settings)
+                case CanvaService():
+                    service.admission.settings = _admission_settings(new.settings)
+                    service.settings = _canva_settings(new.settings)
+                case CanvaxService():
+                    service.admission.settings = _admission_settings(new.settings)
+                    service.event_rate = _event_rate(new.settings)
         if self._certificate is not None:
             try:
                 self._certificate.replace(await self._load_certificate())

@@ -88,6 +88,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "tls.cert": [f"{pairs}/cert{number}.pem" for number in range(3)],
         "tls.key": [f"{pairs}/key{number}.pem" for number in range(3)],
         "link_secret": [SECRET, SECRET[::-1], SECRET * 2],
+        "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
+        "board.tick": ["1ms", "2ms", "1s"],
         "cors.origins": ["*", "off", "https://a.example,loopback"],
         "window.connection": ["2MiB", "3MiB", "4MiB"],
     }
@@ -243,12 +245,12 @@ def test_all_problems_are_told_at_once() -> None:
     assert problems(
         ["--listn", ":80", "--file-ttl", "soon"],
         {"FAWA_LOG_LEVEL": "loud", "FAWA_LINK_SECRET": "too short"},
-        "services: greet,canva\nwindow: {stream: 16MiB}\ntll: 1\n",
+        "services: greet,whale\nwindow: {stream: 16MiB}\ntll: 1\n",
     ) == [
         "--listn (flag) is unknown; did you mean --listen?",
         f"tll ({FILE}) is an unknown key; did you mean tls?",
-        f"services: 'greet,canva' ({FILE}) has \"canva\", which is not one of the choices; "
-        "allowed: one or more of greet, file, with commas between",
+        f"services: 'greet,whale' ({FILE}) has \"whale\", which is not one of the choices; "
+        "allowed: one or more of greet, file, canva, canvax, with commas between",
         "link_secret: '***' (environment FAWA_LINK_SECRET) has 9 characters; "
         "allowed: at least 32 characters, or empty",
         "file.ttl: 'soon' (flag --file-ttl) is not a duration; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fawa.config.kinds import (
     Kind,
     ListenAddress,
     Maybe,
+    Networks,
     Origins,
     Place,
     Secret,
@@ -81,6 +83,10 @@ READ: list[tuple[Kind[Any], str, object]] = [
     (Origins(), "*", ("*",)),
     (Origins(), "off", ()),
     (Origins(), "", ()),
+    (Networks(), "10.0.0.0/8, fd00::/8,10.0.0.0/8", ("10.0.0.0/8", "fd00::/8")),
+    (Networks(), "127.0.0.1,FD00:0::1", ("127.0.0.1/32", "fd00::1/128")),
+    (Networks(), "off", ()),
+    (Networks(), "", ()),
     (SECRET, "12345678", "12345678"),
     (SECRET, "", None),
 ]
@@ -141,6 +147,9 @@ REFUSED: list[tuple[Kind[Any], str, str]] = [
     (WebAddress(), "http://h/a b", "has characters that a URL does not have"),
     (Origins(), "https://a.example/", 'has "https://a.example/", which is not an origin'),
     (Origins(), "a.example", 'has "a.example", which is not an origin'),
+    (Networks(), "10.0.0.0/8,proxy.example", 'has "proxy.example", which is not a network'),
+    (Networks(), "10.0.0.0/33", 'has "10.0.0.0/33", which is not a network'),
+    (Networks(), "10.0.0.1/8", 'has "10.0.0.1/8", which has host bits set'),
     (SECRET, "1234567", "has 7 characters"),
 ]
 
@@ -169,6 +178,7 @@ def test_what_is_refused(kind: Kind[Any], text: str, reason: str) -> None:
         (SERVICES, ("greet", "file"), "greet,file"),
         (Maybe(Place()), None, ""),
         (Origins(), (), "off"),
+        (Networks(), (), "off"),
         (SECRET, "12345678", MASK),
         (SECRET, None, ""),
     ],
@@ -187,6 +197,11 @@ ADDRESSES = st.builds(
     st.integers(0, 65535),
 )
 ORIGINS = st.from_regex(r"(https?://[a-z0-9.-]{1,12}(:[0-9]{1,5}|:\*)?|\*|loopback)", fullmatch=True)
+NETWORKS = st.builds(
+    lambda address, bits: str(ip_network((address, min(bits, address.max_prefixlen)), strict=False)),
+    st.ip_addresses(),
+    st.integers(0, 128),
+)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +222,7 @@ ORIGINS = st.from_regex(r"(https?://[a-z0-9.-]{1,12}(:[0-9]{1,5}|:\*)?|\*|loopba
         (SERVICES, st.sampled_from([("greet",), ("file",), ("file", "greet")])),
         (Maybe(Place()), st.none() | st.text(st.characters(exclude_characters="\0"), min_size=1).map(Path)),
         (Origins(), st.lists(ORIGINS, unique=True).map(tuple)),
+        (Networks(), st.lists(NETWORKS, unique=True).map(tuple)),
     ],
 )
 @given(data=st.data())
@@ -218,7 +234,20 @@ def test_what_is_written_is_read_back(
 
 
 @pytest.mark.parametrize(
-    "kind", [INTEGER, DURATION, SIZE, ADDRESS, Switch(), LEVEL, SERVICES, Place(), WebAddress(), Origins()]
+    "kind",
+    [
+        INTEGER,
+        DURATION,
+        SIZE,
+        ADDRESS,
+        Switch(),
+        LEVEL,
+        SERVICES,
+        Place(),
+        WebAddress(),
+        Origins(),
+        Networks(),
+    ],
 )
 @given(text=st.text() | st.text("0123456789.:[]%/@*,hmsdkib off", max_size=12))
 def test_any_text_is_read_or_refused(kind: Kind[Any], text: str) -> None:

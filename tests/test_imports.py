@@ -58,6 +58,11 @@ ROOMS = {
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
+    "fawa.rooms": Room(
+        fawa="fawa.board fawa.ops.logging fawa.storage.base",
+        libraries="attrs trio",
+    ),
+    "fawa.rooms.tokens": Room(pure=True),
     "fawa.calls": Room(
         fawa="fawa.rpc fawa.net.exchange fawa.net.router fawa.ops.logging",
         libraries="attrs google.protobuf grpclib multidict trio",
@@ -66,6 +71,27 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging "
         "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
+    ),
+    # The whiteboard's.
+    "fawa.services.board": Room(fawa="fawa.rooms fawa.services fawa.storage.base", libraries="attrs trio"),
+    "fawa.services.admission": Room(
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
+    ),
+    "fawa.services.canva": Room(
+        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket",
+        libraries="attrs msgspec trio",
+    ),
+    "fawa.services.canva_socket": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.net.websocket fawa.storage.base",
+        libraries="attrs trio",
+    ),
+    "fawa.services.canvax": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.proto fawa.rpc.stream",
+        libraries="attrs grpclib multidict trio",
+    ),
+    "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
+    "fawa.services.page": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
@@ -81,7 +107,10 @@ ROOMS = {
 }
 
 #: Services and backends; other modules know only the interfaces that these fulfil.
-CONCRETE = names("fawa.services.greet fawa.services.file fawa.storage.filesystem fawa.storage.sqlite")
+CONCRETE = names(
+    "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
+    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards"
+)
 #: The only modules that name those.
 TOP = names("fawa.supervisor fawa.cli")
 

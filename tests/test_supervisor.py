@@ -17,8 +17,13 @@ from fawa.net.exchange import Exchange
 from fawa.net.router import Route
 from fawa.net.tcp import Endpoint
 from fawa.services.base import Offer, Service
+from fawa.services.board import BoardService
+from fawa.services.canva import CanvaService
+from fawa.services.canva_socket import SocketSettings
+from fawa.services.canvax import CanvaxService
 from fawa.services.greet import GreetRpc
 from fawa.services.health import NOT_SERVING, SERVING
+from fawa.services.ratelimit import Rate
 from fawa.supervisor import StartError, Supervisor, make_services
 
 GREET = "greet.v1.GreetService"
@@ -37,15 +42,25 @@ class Page:
     runs: int = 0
     #: Whether the next start fails.
     broken: bool = False
+    #: How often it was told that the daemon drains.
+    drains: int = 0
+    #: Whether it then answers what it has not answered.
+    hurries: bool = False
 
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
         self.runs += 1
         if self.broken:
             raise OSError("the cupboard is bare")
         self.crash = trio.Event()
-        task_status.started(Offer(rpc=(GreetRpc(),), http={"/page": Route(("GET",), self._page)}))
+        pages = {"/page": Route(("GET",), self._page)}
+        task_status.started(Offer(rpc=(GreetRpc(),), http=pages, drain=self._drain))
         await self.crash.wait()
         raise ValueError("told to crash")
+
+    def _drain(self) -> None:
+        self.drains += 1
+        if self.hurries:
+            self.answer.set()
 
     async def _page(self, exchange: Exchange) -> None:
         self.asked.set()
@@ -236,6 +251,75 @@ async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
         await state.wait_status(NOT_SERVING)
         os.kill(os.getpid(), signal.SIGTERM)
         await state.over.wait()
+
+
+async def test_a_service_is_told_that_the_daemon_drains(tmp_path: Path) -> None:
+    """So it can end what would not come to an end by itself."""
+    service = Page(hurries=True)
+    answers: list[bytes] = []
+    loaded = settings(tmp_path, "--drain-grace", "1h")
+    async with running(loaded, service) as state, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await state.page())
+
+        nursery.start_soon(ask)
+        await service.asked.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await state.over.wait()
+    assert answers[0].endswith(b"page\n")
+    assert (service.drains, state.code) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ("greet", ["greet"]),
+        ("canva", ["board", "canva"]),
+        ("canvax,greet", ["board", "canvax", "greet"]),
+        ("greet,file,canva,canvax", ["board", "greet", "file", "canva", "canvax"]),
+    ],
+)
+async def test_services_are_those_chosen(tmp_path: Path, chosen: str, names: list[str]) -> None:
+    services = await make_services(settings(tmp_path, "--services", chosen).settings)
+    assert [service.name for service in services] == names
+
+
+async def test_browsers_and_grpc_clients_share_their_boards(tmp_path: Path) -> None:
+    services = {service.name: service for service in await make_services(settings(tmp_path).settings)}
+    board, canva, canvax = services["board"], services["canva"], services["canvax"]
+    assert isinstance(board, BoardService)
+    assert isinstance(canva, CanvaService)
+    assert isinstance(canvax, CanvaxService)
+    assert canva.admission is canvax.admission
+    assert canva.admission.rooms is board.rooms
+
+
+async def test_a_reload_reaches_the_whiteboard(tmp_path: Path) -> None:
+    flags = ["--board-tick", "0", "--board-max-event-rate", "7", "--board-max-message", "2KiB"]
+    flags += [
+        "--board-wrong-codes",
+        "3",
+        "--trusted-proxies",
+        "10.0.0.0/8",
+        "--cors-origins",
+        "https://a.example",
+    ]
+    first, second = settings(tmp_path), settings(tmp_path, *flags)
+    services = await make_services(first.settings)
+    board, _, _, canva, canvax = services
+    assert isinstance(board, BoardService)
+    assert isinstance(canva, CanvaService)
+    assert isinstance(canvax, CanvaxService)
+    assert board.rooms.settings.tick == 0.004
+    assert (canva.settings.allows("https://a.example"), canvax.event_rate) == (False, Rate(2000, 1000))
+    await Supervisor(first, lambda: second, services).reload_now()
+    assert board.rooms.settings.tick == 0
+    assert canva.settings.allows("https://a.example")
+    assert canva.settings.socket == SocketSettings(max_message=2048, event_rate=Rate(14, 7))
+    assert canvax.event_rate == Rate(14, 7)
+    assert canva.admission.settings.wrong_codes == Rate(3, 10 / 60)
+    assert canva.admission.settings.proxies.client("10.0.0.1:1", ["192.0.2.1"]) == "192.0.2.1"
 
 
 async def test_reload_changes_what_can_change(tmp_path: Path) -> None:

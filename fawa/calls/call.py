@@ -53,6 +53,7 @@ class Call(Generic[Received, Sent]):
         "_head_sent",
         "_inbox",
         "_method",
+        "_received",
         "_status",
         "_trailing",
         "deadline",
@@ -67,6 +68,8 @@ class Call(Generic[Received, Sent]):
         #: Payloads received and not yet asked for; the exchange's bound on buffered body bytes bounds it.
         self._inbox: deque[bytes] = deque()
         self._ended = False
+        #: Payloads received.
+        self._received = 0
         self._head_sent = False
         self._trailing: MetadataLike | None = None
         self._status: tuple[Status, str | None, Sequence[Message] | None] | None = None
@@ -96,6 +99,19 @@ class Call(Generic[Received, Sent]):
         """Who calls."""
         return CallPeer(self.exchange.peer)
 
+    @property
+    def is_half_duplex(self) -> bool:
+        """Whether the client can read only once it has said all; asked after its last message.
+
+        Then the end of its messages does not mean that it wants no more answers. So it is in browsers, which
+        send a body before they read (gRPC-Web; Connect with one message), and with Connect over HTTP/1.1,
+        which has full-duplex streams over HTTP/2 alone (https://connectrpc.com/docs/protocol).
+        """
+        name = self._dialect.name
+        if name.startswith("connect"):
+            return self.exchange.version.startswith("1") or self._received <= 1
+        return name.startswith("grpc-web")
+
     async def recv_message(self) -> Received | None:
         """Return the next message, or `None` after the client's last one.
 
@@ -113,6 +129,7 @@ class Call(Generic[Received, Sent]):
                 inbox.extend(self._dialect.feed_end())
         if not inbox:
             return None
+        self._received += 1
         return self._dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
 
     def __aiter__(self) -> Call[Received, Sent]:

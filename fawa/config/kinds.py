@@ -389,6 +389,34 @@ class WebAddress(Kind[str]):
         return "an http or https URL, with or without a path, or empty"
 
 
+@attrs.frozen
+class Networks(Kind[tuple[str, ...]]):
+    """IP networks in CIDR notation (RFC 4632, RFC 4291 section 2.3), or none."""
+
+    metavar = "CIDR,..."
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        """Read a list with commas of networks and addresses; the empty text and `off` are none."""
+        from ipaddress import ip_network  # noqa: PLC0415  (keeps the start fast)
+
+        networks = []
+        for entry in [] if text.lower() == "off" else _entries(text):
+            try:
+                networks.append(str(ip_network(entry)))
+            except ValueError as error:
+                why = "has host bits set" if "host bits" in str(error) else "is not a network"
+                raise ValueError(f'has "{entry}", which {why}') from None
+        return tuple(dict.fromkeys(networks))
+
+    def show(self, value: tuple[str, ...]) -> str:
+        """Write a list with commas, or `off`."""
+        return ",".join(value) or "off"
+
+    def allowed(self) -> str:
+        """Say the forms."""
+        return "networks such as 10.0.0.0/8 or fd00::/8, or addresses, with commas between; or off"
+
+
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5}|:\*)?")
 

@@ -23,6 +23,7 @@ from fawa.config.kinds import (
     Kind,
     ListenAddress,
     Maybe,
+    Networks,
     Origins,
     Place,
     Secret,
@@ -205,6 +206,94 @@ class FileSettings:
 
 
 @attrs.frozen
+class BoardSettings:
+    """The whiteboard, over WebSocket, gRPC and Connect."""
+
+    tick: float = setting(
+        Duration(0, 1),
+        "4ms",
+        "How long further events of a board are gathered after some have gone out; 0 sends each at once.",
+        live=True,
+    )
+    idle: float = setting(
+        Duration(1, YEAR),
+        "10m",
+        "How long a board stays in memory with nobody on it. A reload changes it for new boards.",
+        live=True,
+    )
+    grace: float = setting(
+        Duration(0, YEAR),
+        "24h",
+        "How long a copy of a board is kept that nobody is on, so that who comes by its code finds it as it "
+        "was, also after fawad was started again. 0 keeps none.",
+        live=True,
+    )
+    autosave: float = setting(
+        Duration(0.1, HOUR), "5s", "Time between two copies of a board that changes.", live=True
+    )
+    max_kept: int = setting(
+        Size(0, 2**50),
+        "1GiB",
+        "Size of all copies together; those that would expire next go first.",
+        live=True,
+    )
+    max_boards: int = setting(Integer(1, 10_000_000), "10000", "Boards in memory at once.", live=True)
+    max_peers: int = setting(
+        Integer(1, 1_000_000),
+        "2000",
+        "Clients on one board at once. A reload changes it for new boards.",
+        live=True,
+    )
+    max_message: int = setting(
+        Size(1024, 16 * MIB), "64KiB", "Size of one message of a WebSocket client.", live=True
+    )
+    max_event_rate: int = setting(
+        Integer(1, 1_000_000),
+        "1000",
+        "Events a second of one client, with a burst of twice as many; more are read later, not lost.",
+        live=True,
+    )
+    history: int = setting(
+        Integer(1, 1_000_000),
+        "1000",
+        "Newest events of a board that are kept one by one, for clients that return. A reload changes it for "
+        "new boards.",
+        live=True,
+    )
+    snapshot: int = setting(
+        Size(16 * 1024, 256 * MIB),
+        "1MiB",
+        "Size of what is kept of a board's older events; its oldest strokes go. A reload changes it for new "
+        "boards.",
+        live=True,
+    )
+    backlog: int = setting(
+        Size(64 * 1024, 256 * MIB),
+        "1MiB",
+        "What may wait to be sent to one client; then it gets a snapshot in place of the events. A reload "
+        "changes it for new boards.",
+        live=True,
+    )
+    stall: float = setting(
+        Duration(0.1, HOUR),
+        "15s",
+        "How long a client may take to read 256 KiB, or less if less was sent, before it is closed. A reload "
+        "changes it for new boards.",
+        live=True,
+    )
+    wrong_codes: int = setting(
+        Integer(1, 1_000_000), "20", "Wrong board codes one address may try before it has to wait.", live=True
+    )
+    wrong_codes_rate: int = setting(
+        Integer(1, 1_000_000), "10", "Further wrong codes a minute after that.", live=True
+    )
+    creates: int = setting(
+        Integer(1, 1_000_000), "100", "Boards one address may create before it has to wait.", live=True
+    )
+    creates_rate: int = setting(Integer(1, 1_000_000), "60", "Further boards a minute after that.", live=True)
+
+
+@attrs.frozen
 class LogSettings:
     """What is logged, on standard error."""
 
@@ -238,7 +327,12 @@ class RestartSettings:
 class Settings:
     """Everything that can be set."""
 
-    services: tuple[str, ...] = setting(Several(("greet", "file")), "greet,file", "Services to run.")
+    services: tuple[str, ...] = setting(
+        Several(("greet", "file", "canva", "canvax")),
+        "greet,file,canva,canvax",
+        "Services to run: greetings, files, the whiteboard for browsers (canva) and over gRPC and Connect "
+        "(canvax).",
+    )
     listen: Address | None = setting(
         Maybe(ListenAddress(), "off"),
         "127.0.0.1:8080",
@@ -253,6 +347,13 @@ class Settings:
         WebAddress(),
         "",
         "What links begin with, when clients reach fawad by another address than the one it listens on.",
+        live=True,
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        Networks(),
+        "off",
+        "Networks of the proxies in front of fawad whose X-Forwarded-For is believed, where what one address "
+        "may do is limited.",
         live=True,
     )
     data_dir: Path = setting(
@@ -278,6 +379,7 @@ class Settings:
     quic: QuicSettings = section(QuicSettings, "QUIC")
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
+    board: BoardSettings = section(BoardSettings, "Whiteboard")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")
 

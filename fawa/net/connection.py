@@ -349,7 +349,22 @@ class Connection(abc.ABC, Generic[AnyExchange]):
             self._send_now()
             if self._rest:
                 self._wake.set()
-            self._progress.unpark_all()
+            if self._progress:
+                self._progress.unpark_all()
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing is before what `send_past` sends."""
+        waiting = self.queued or self._rest or self._writing or self._corked
+        return not waiting and not self.lost and self._plain is not None
+
+    def send_past(self, data: bytes) -> bool:
+        """Send past the engine, where `is_clear`; returns whether the socket has taken all of it."""
+        self._rest = data
+        self._send_now()
+        if self._rest:
+            self._wake.set()
+        return not self._rest and not self.lost
 
     def _send_now(self) -> None:
         """Send of `_rest` what the socket takes without waiting."""

@@ -220,6 +220,17 @@ class Exchange(abc.ABC):
         `is_flushed` before more is queued, or wait for `drain`.
         """
 
+    def send_now(self, data: bytes) -> bool:
+        """Push and flush, without waiting; returns `is_flushed`.
+
+        Raises:
+            Disconnected: as `push`.
+
+        """
+        self.push(data)
+        self.flush()
+        return self.is_flushed
+
     @property
     @abc.abstractmethod
     def is_flushed(self) -> bool:

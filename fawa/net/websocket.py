@@ -25,7 +25,16 @@ from wsproto.utilities import generate_accept_token
 
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted
 
-__all__ = ["METHODS", "CloseReason", "WebSocket", "WebSocketLimits", "accept", "binary_frame", "text_frame"]
+__all__ = [
+    "METHODS",
+    "CloseReason",
+    "WebSocket",
+    "WebSocketLimits",
+    "accept",
+    "admit",
+    "binary_frame",
+    "text_frame",
+]
 
 #: What a route that answers with a WebSocket takes: HTTP/1.1 asks by GET, HTTP/2 by CONNECT.
 METHODS: Final = ("GET", "CONNECT")
@@ -81,6 +90,38 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 # The opening handshake
 
 
+def admit(exchange: Exchange, allows: Callable[[str], bool]) -> bool:
+    """Look at an opening handshake (RFC 6455 section 4.2); returns whether `accept` will take it.
+
+    If not, it has been answered with what is wrong. For routes that look at something else of the request
+    between this and `accept`.
+
+    Args:
+        exchange: not answered yet.
+        allows: whether a page of this origin, such as `https://app.example`, may connect. A page from the
+            host that it connects to always may, and what is not a browser names no origin.
+
+    """
+    if exchange.protocol != "websocket":
+        _refuse_other(exchange)
+        return False
+    if (version := exchange.header(b"sec-websocket-version", b"")) != _VERSION:
+        text = f"WebSocket version {version.decode('latin-1')!r} is not known, only 13 is"
+        status = 400 if exchange.version == "2" else 426
+        _refuse(exchange, status, text, [(b"sec-websocket-version", _VERSION)])
+        return False
+    if exchange.version != "2" and not _is_key(exchange.header(b"sec-websocket-key", b"")):
+        _refuse(exchange, 400, "sec-websocket-key has to be 16 bytes in base64")
+        return False
+    origin = exchange.header(b"origin")
+    if origin is not None and not _may_connect(exchange, origin.decode("latin-1"), allows):
+        _refuse(
+            exchange, 403, f"pages of {origin.decode('latin-1')} may not connect (the setting cors.origins)"
+        )
+        return False
+    return True
+
+
 def accept(
     exchange: Exchange,
     *,
@@ -88,12 +129,11 @@ def accept(
     subprotocols: Sequence[str] = (),
     limits: WebSocketLimits = _LIMITS,
 ) -> WebSocket | None:
-    """Answer an opening handshake (RFC 6455 section 4.2); returns `None` where the answer was a refusal.
+    """Answer an opening handshake; returns `None` where the answer was a refusal.
 
     Args:
         exchange: not answered yet.
-        allows: whether a page of this origin, such as `https://app.example`, may connect. A page from the
-            host that it connects to always may, and what is not a browser names no origin.
+        allows: see `admit`.
         subprotocols: those spoken here, by preference; none is chosen when the client offers none of them.
         limits: what the peer may take.
 
@@ -101,27 +141,12 @@ def accept(
         Disconnected: as `Exchange.upgrade`.
 
     """
-    if exchange.protocol != "websocket":
-        _refuse_other(exchange)
-        return None
-    if (version := exchange.header(b"sec-websocket-version", b"")) != _VERSION:
-        text = f"WebSocket version {version.decode('latin-1')!r} is not known, only 13 is"
-        status = 400 if exchange.version == "2" else 426
-        _refuse(exchange, status, text, [(b"sec-websocket-version", _VERSION)])
+    if not admit(exchange, allows):
         return None
     headers: Headers = []
     if exchange.version != "2":
         key = exchange.header(b"sec-websocket-key", b"")
-        if not _is_key(key):
-            _refuse(exchange, 400, "sec-websocket-key has to be 16 bytes in base64")
-            return None
         headers.append((b"sec-websocket-accept", generate_accept_token(key)))
-    origin = exchange.header(b"origin")
-    if origin is not None and not _may_connect(exchange, origin.decode("latin-1"), allows):
-        _refuse(
-            exchange, 403, f"pages of {origin.decode('latin-1')} may not connect (the setting cors.origins)"
-        )
-        return None
     chosen = _choose(exchange, subprotocols)
     if chosen is not None:
         headers.append((b"sec-websocket-protocol", chosen.encode("ascii")))
@@ -349,6 +374,15 @@ class WebSocket:
     def flush(self) -> None:
         """Hand what is queued to the socket, without waiting: see `Exchange.flush`."""
         self._exchange.flush()
+
+    def send_now(self, frame: bytes) -> bool:
+        """Push whole frames and flush; returns `is_flushed`."""
+        if self.is_open:
+            try:
+                return self._exchange.send_now(frame)
+            except Disconnected:
+                pass  # which the task that receives is about to learn
+        return self.is_flushed
 
     @property
     def is_flushed(self) -> bool:

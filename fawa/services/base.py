@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -18,6 +18,8 @@ class Offer:
 
     rpc: tuple[IServable, ...] = ()
     http: Mapping[str, Route] = attrs.field(factory=dict)
+    #: Ends, soon, what would not come to an end by itself; called when the daemon begins to drain.
+    drain: Callable[[], None] = lambda: None
 
 
 class Service(Protocol):

@@ -109,7 +109,10 @@ class FileRpc(FileServiceBase):
                 await publish(self.content, self.metadata, upload, record)
         until = datetime.fromtimestamp(record.expires, UTC).isoformat(" ", "seconds")
         message = f"{info.size} bytes received, kept until {until}"
-        await stream.send_message(SendFileResponse(success=True, message=message, randomkey=key))
+        answer = SendFileResponse(
+            success=True, message=message, randomkey=key, expires_at=_milliseconds(record.expires)
+        )
+        await stream.send_message(answer)
 
     async def ReceiveFile(self, stream: Stream[ReceiveFileRequest, ReceiveFileResponse]) -> None:
         """Send a file back: its name and size, then its content."""
@@ -137,7 +140,18 @@ class FileRpc(FileServiceBase):
         expires = math.ceil(min(now + settings.link_ttl, record.expires))
         base = settings.public_url.rstrip("/") or _address_client_used(stream)
         url = make_link(base, self.secret, key, record.name, expires)
-        await stream.send_message(GetDownloadURLResponse(url=url, filename=record.name))
+        answer = GetDownloadURLResponse(
+            url=url,
+            filename=record.name,
+            expires_at=expires * 1000,
+            file_expires_at=_milliseconds(record.expires),
+        )
+        await stream.send_message(answer)
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a Unix time as the contract has it, not later than it is."""
+    return math.floor(seconds * 1000)
 
 
 async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSettings) -> FileInfo:

@@ -2,7 +2,8 @@
 
 Two stores make up the file service's storage: content (bytes under a key) and metadata (records under a
 key). Any content store goes with any metadata store. How the two are kept in step is `lifecycle`'s
-business. `tests/storage/contract.py` has the tests every backend passes.
+business. Copies of whiteboards have a store of their own. `tests/storage/contract.py` has the tests every
+backend passes.
 """
 
 from __future__ import annotations
@@ -200,3 +201,31 @@ class ContentStore(Protocol):
 
     async def sweep_uncommitted(self) -> int:
         """Remove what interrupted uploads left behind, and return how many; living uploads go on."""
+
+
+class BoardStore(Protocol):
+    """Copies of whiteboards by code, each until it expires. Times are Unix seconds.
+
+    A copy outlives the process once `put` has returned, but a power cut may cost the newest ones: they are
+    made every few seconds, and what they hold has not been promised to anybody.
+    """
+
+    async def put(self, code: str, saved: bytes, expires: float) -> None:
+        """Store a copy in place of the one before."""
+
+    async def get(self, code: str, now: float) -> bytes:
+        """Return the copy.
+
+        Raises:
+            NotFound: there is none that expires after `now`.
+
+        """
+
+    async def delete(self, code: str) -> None:
+        """Remove the copy; does nothing when there is none."""
+
+    async def sweep(self, now: float, most: int) -> int:
+        """Remove copies that have expired at `now`, and more until `most` bytes remain; return how many.
+
+        Those that would expire next go first. What a copy takes beside its own bytes counts too.
+        """

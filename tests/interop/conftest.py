@@ -48,7 +48,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What the clients' own generators make of `protocols/`; Python finds it as `greet.v1` and `file.v1`."""
+    """What the clients' own generators make of `protocols/`; Python finds it as `greet.v1` and so on."""
     out = tmp_path_factory.mktemp("generated")
     programs = Path(sys.executable).parent
     subprocess.run(
@@ -59,7 +59,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             *(f"--python_out={out}", f"--grpc_python_out={out}"),
             *(f"--py_out={out}", f"--connectrpc_out={out}"),
             *(f"--descriptor_set_out={out / 'descriptors.binpb'}", "--include_imports"),
-            *("greet/v1/greet.proto", "file/v1/file.proto"),
+            *("greet/v1/greet.proto", "file/v1/file.proto", "canva/v1/canva.proto"),
         ],
         check=True,
         timeout=PATIENCE,
@@ -91,3 +91,15 @@ def file(generated: Path) -> Any:
 def file_grpc(generated: Path) -> Any:
     """Stubs of `file.v1` for grpcio."""
     return importlib.import_module("file.v1.file_pb2_grpc")
+
+
+@pytest.fixture(scope="session")
+def canva(generated: Path) -> Any:
+    """Messages of `canva.v1` for grpcio."""
+    return importlib.import_module("canva.v1.canva_pb2")
+
+
+@pytest.fixture(scope="session")
+def canva_grpc(generated: Path) -> Any:
+    """Stubs of `canva.v1` for grpcio."""
+    return importlib.import_module("canva.v1.canva_pb2_grpc")

@@ -16,9 +16,10 @@ BIDI: Final = "/greet.v1.GreetService/GreetBidiStream"
 SEND_FILE: Final = "/file.v1.FileService/SendFile"
 RECEIVE_FILE: Final = "/file.v1.FileService/ReceiveFile"
 DOWNLOAD_URL: Final = "/file.v1.FileService/GetDownloadURL"
+COLLABORATE: Final = "/canva.v1.CanvaService/Collaborate"
 
 #: The services that reflection lists and health knows.
-SERVICES: Final = ("greet.v1.GreetService", "file.v1.FileService")
+SERVICES: Final = ("greet.v1.GreetService", "file.v1.FileService", "canva.v1.CanvaService")
 
 #: The response header of SayHello.
 VERSION_HEADER: Final = ("greet-version", "v1")

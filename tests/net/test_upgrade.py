@@ -250,6 +250,27 @@ async def test_what_is_pushed_waits_for_a_flush(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("connect", BOTH)
+async def test_what_is_sent_now_comes_after_what_was_pushed(connect: Connect) -> None:
+    opened: list[Exchange] = []
+
+    async def hold(exchange: Exchange) -> None:
+        exchange.upgrade([])
+        opened.append(exchange)
+        await exchange.receive()
+        exchange.finish()
+
+    async with connect(hold) as client:
+        [exchange] = opened
+        exchange.push(b"one")
+        assert not exchange.send_now(b"two"), "the writer is yet to send it"
+        assert not exchange.send_now(b"three")
+        assert await client.raw() == b"onetwothree"
+        assert exchange.is_flushed
+        assert exchange.bytes_out == len(b"onetwothree")
+        await client.end()
+
+
+@pytest.mark.parametrize("connect", BOTH)
 async def test_who_is_gone_takes_nothing(autojump_clock: MockClock, connect: Connect) -> None:
     opened: list[Exchange] = []
 
@@ -263,6 +284,8 @@ async def test_who_is_gone_takes_nothing(autojump_clock: MockClock, connect: Con
     [exchange] = opened
     with pytest.raises(Disconnected):
         exchange.push(b"late")
+    with pytest.raises(Disconnected):
+        exchange.send_now(b"late")
     exchange.flush()
     assert not exchange.is_flushed
     with pytest.raises(Disconnected):

@@ -182,10 +182,24 @@ async def test_any_task_may_send_and_one_frame_serves_many(connect: Connect) -> 
             socket.push(frame)
             socket.push(frame)
             socket.flush()
+            socket.send_now(frame)
         for client in (first, second):
-            assert await hear(client) == [(TEXT, b"news")] * 2
+            assert await hear(client) == [(TEXT, b"news")] * 3
         await seen[0].wait_flushed()
         assert await ask(second, masked(TEXT, b"reply")) == [(TEXT, b"reply")]
+
+
+@pytest.mark.parametrize("connect", BOTH)
+async def test_what_is_sent_to_one_that_has_gone_is_no_error(connect: Connect) -> None:
+    async def look_away(socket: WebSocket) -> None:
+        await trio.sleep_forever()
+
+    seen: list[WebSocket] = []
+    async with connect(using(look_away, seen=seen)) as client:
+        await client.talk.close()
+    assert seen[0].is_open, "its task has not looked"
+    seen[0].push(text_frame(b"late"))
+    assert not seen[0].send_now(text_frame(b"late"))
 
 
 @pytest.mark.parametrize("connect", BOTH)
@@ -268,6 +282,7 @@ async def test_a_close_is_answered_with_its_code(connect: Connect, code: int | N
     assert not seen[0].is_open
     seen[0].push(text_frame(b"nobody hears that"))
     seen[0].flush()
+    seen[0].send_now(text_frame(b"nor that"))
     seen[0].start_close()
     await seen[0].close()
     assert await seen[0].receive() is None

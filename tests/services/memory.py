@@ -162,7 +162,7 @@ class MemoryStream(Generic[Received, Sent]):
 
     @property
     def metadata(self) -> MultiDict[str | bytes]:
-        return MultiDict()
+        return MultiDict((name.decode(), value.decode()) for name, value in self.exchange.headers)
 
     async def recv_message(self) -> Received | None:
         await trio.lowlevel.checkpoint()
@@ -204,3 +204,39 @@ class MemoryStream(Generic[Received, Sent]):
         metadata: MetadataLike | None = None,
     ) -> None:
         raise AssertionError("no handler here ends its call itself")
+
+
+class LiveStream(MemoryStream[Received, Sent]):
+    """A call whose client says one thing after the other, and hears what it is sent; it may stop reading."""
+
+    def __init__(self, exchange: MemoryExchange | None = None, *, is_half_duplex: bool = False) -> None:
+        super().__init__((), exchange)
+        self.is_half_duplex = is_half_duplex
+        self.reads = trio.Event()
+        self.reads.set()
+        #: Whether the client is found to be gone when it is sent something.
+        self.breaks = False
+        self._say, self._said = trio.open_memory_channel[Received | Exception](1000)
+
+    def say(self, *messages: Received | Exception) -> None:
+        for message in messages:
+            self._say.send_nowait(message)
+
+    def half_close(self) -> None:
+        self._say.close()
+
+    async def recv_message(self) -> Received | None:
+        try:
+            message = await self._said.receive()
+        except trio.EndOfChannel:
+            return None
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def send_message(self, message: Sent) -> None:
+        await self.reads.wait()
+        if self.breaks:
+            raise Disconnected("gone")
+        self.sent.append(message)
+        await trio.lowlevel.checkpoint()

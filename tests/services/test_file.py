@@ -74,6 +74,7 @@ class TestSendFile:
         assert record.sha256 == hashlib.sha256(DATA).digest()
         assert record.created == files.now
         assert record.expires == files.now + 25 * 60
+        assert answer.expires_at == 1763901500_250
         assert files.stored() == [f"content/{answer.randomkey[:2]}/{answer.randomkey}"]
 
     @pytest.mark.parametrize("messages", [[], [SendFileRequest(chunk_data=b"")]], ids=["none", "empty chunk"])
@@ -357,7 +358,9 @@ class TestGetDownloadURL:
 
     async def test_no_link_outlives_its_file(self, files: Files) -> None:
         await files.store(DATA, expires=files.now + 100)
-        assert "?expires=1763900101&" in (await get_link(files)).url
+        answer = await get_link(files)
+        assert "?expires=1763900101&" in answer.url
+        assert (answer.expires_at, answer.file_expires_at) == (1763900101_000, 1763900100_250)
 
     @pytest.mark.parametrize(
         ("public_url", "host", "scheme", "base"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from fawa.storage import sqlite
+from fawa.storage import database, sqlite
 from fawa.storage.base import NotFound, OutOfSpace, StorageError
 from fawa.storage.sqlite import SqliteStore, metadata_store
 from tests.storage.contract import KEY, MetadataOpener, MetadataStoreContract, list_keys, make_record
@@ -204,7 +204,7 @@ class TestFaults:
     async def test_a_database_that_another_process_keeps_locked(
         self, path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
+        monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.01)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert "locked by another process" in await opening_fails(path)

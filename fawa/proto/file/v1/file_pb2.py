@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ile/v1/file.proto\x12\x07\x66ile.v1\"&\n\x08\x46ileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"U\n\x0fSendFileRequest\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x11.file.v1.FileInfoH\x00\x12\x14\n\nchunk_data\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"G\n\x10SendFileResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\trandomkey\x18\x03 \x01(\t\"\'\n\x12ReceiveFileRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"]\n\x13ReceiveFileResponse\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x13\n\tfile_size\x18\x02 \x01(\x03H\x00\x12\x14\n\nchunk_data\x18\x03 \x01(\x0cH\x00\x42\t\n\x07payload\"*\n\x15GetDownloadURLRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"7\n\x16GetDownloadURLResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t2\xf4\x01\n\x0b\x46ileService\x12\x41\n\x08SendFile\x12\x18.file.v1.SendFileRequest\x1a\x19.file.v1.SendFileResponse(\x01\x12J\n\x0bReceiveFile\x12\x1b.file.v1.ReceiveFileRequest\x1a\x1c.file.v1.ReceiveFileResponse0\x01\x12V\n\x0eGetDownloadURL\x12\x1e.file.v1.GetDownloadURLRequest\x1a\x1f.file.v1.GetDownloadURLResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ile/v1/file.proto\x12\x07\x66ile.v1\"&\n\x08\x46ileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"U\n\x0fSendFileRequest\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x11.file.v1.FileInfoH\x00\x12\x14\n\nchunk_data\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"[\n\x10SendFileResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\trandomkey\x18\x03 \x01(\t\x12\x12\n\nexpires_at\x18\x04 \x01(\x03\"\'\n\x12ReceiveFileRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"]\n\x13ReceiveFileResponse\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x13\n\tfile_size\x18\x02 \x01(\x03H\x00\x12\x14\n\nchunk_data\x18\x03 \x01(\x0cH\x00\x42\t\n\x07payload\"*\n\x15GetDownloadURLRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"d\n\x16GetDownloadURLResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\x12\x17\n\x0f\x66ile_expires_at\x18\x04 \x01(\x03\x32\xf4\x01\n\x0b\x46ileService\x12\x41\n\x08SendFile\x12\x18.file.v1.SendFileRequest\x1a\x19.file.v1.SendFileResponse(\x01\x12J\n\x0bReceiveFile\x12\x1b.file.v1.ReceiveFileRequest\x1a\x1c.file.v1.ReceiveFileResponse0\x01\x12V\n\x0eGetDownloadURL\x12\x1e.file.v1.GetDownloadURLRequest\x1a\x1f.file.v1.GetDownloadURLResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENDFILEREQUEST']._serialized_start=71
   _globals['_SENDFILEREQUEST']._serialized_end=156
   _globals['_SENDFILERESPONSE']._serialized_start=158
-  _globals['_SENDFILERESPONSE']._serialized_end=229
-  _globals['_RECEIVEFILEREQUEST']._serialized_start=231
-  _globals['_RECEIVEFILEREQUEST']._serialized_end=270
-  _globals['_RECEIVEFILERESPONSE']._serialized_start=272
-  _globals['_RECEIVEFILERESPONSE']._serialized_end=365
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=367
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=409
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=411
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=466
-  _globals['_FILESERVICE']._serialized_start=469
-  _globals['_FILESERVICE']._serialized_end=713
+  _globals['_SENDFILERESPONSE']._serialized_end=249
+  _globals['_RECEIVEFILEREQUEST']._serialized_start=251
+  _globals['_RECEIVEFILEREQUEST']._serialized_end=290
+  _globals['_RECEIVEFILERESPONSE']._serialized_start=292
+  _globals['_RECEIVEFILERESPONSE']._serialized_end=385
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=387
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=429
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=431
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=531
+  _globals['_FILESERVICE']._serialized_start=534
+  _globals['_FILESERVICE']._serialized_end=778
 # @@protoc_insertion_point(module_scope)

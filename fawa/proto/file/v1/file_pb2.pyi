@@ -22,14 +22,16 @@ class SendFileRequest(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ..., chunk_data: _Optional[bytes] = ...) -> None: ...
 
 class SendFileResponse(_message.Message):
-    __slots__ = ("success", "message", "randomkey")
+    __slots__ = ("success", "message", "randomkey", "expires_at")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RANDOMKEY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     success: bool
     message: str
     randomkey: str
-    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., randomkey: _Optional[str] = ...) -> None: ...
+    expires_at: int
+    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., randomkey: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
 
 class ReceiveFileRequest(_message.Message):
     __slots__ = ("randomkey",)
@@ -54,9 +56,13 @@ class GetDownloadURLRequest(_message.Message):
     def __init__(self, randomkey: _Optional[str] = ...) -> None: ...
 
 class GetDownloadURLResponse(_message.Message):
-    __slots__ = ("url", "filename")
+    __slots__ = ("url", "filename", "expires_at", "file_expires_at")
     URL_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    FILE_EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     url: str
     filename: str
-    def __init__(self, url: _Optional[str] = ..., filename: _Optional[str] = ...) -> None: ...
+    expires_at: int
+    file_expires_at: int
+    def __init__(self, url: _Optional[str] = ..., filename: _Optional[str] = ..., expires_at: _Optional[int] = ..., file_expires_at: _Optional[int] = ...) -> None: ...

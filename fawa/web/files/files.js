@@ -1,0 +1,219 @@
+// Sending files and fetching them by key.
+
+import { RpcError, errorOf, unary } from "../connectrpc.js";
+import { $, announce, copy, icon, make, qrAddress } from "../ui.js";
+import { countdown, failureInWords, sizeInWords } from "../words.js";
+import { CONTENT_TYPE, SEND_FILE, Speed, readAnswer, requestBody } from "./upload.js";
+
+const GET_LINK = "file.v1.FileService/GetDownloadURL";
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export function startFiles() {
+  const drop = $("drop");
+  const input = $("file-input");
+  // One after the other: together they would only share the same line.
+  let queue = Promise.resolve();
+  const send = (files) => {
+    for (const file of files) {
+      const card = new UploadCard(file);
+      $("uploads").prepend(card.element);
+      queue = queue.then(() => card.run());
+    }
+  };
+
+  input.addEventListener("change", () => {
+    send(input.files);
+    input.value = "";
+  });
+  const section = $("files");
+  section.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  section.addEventListener("dragleave", (event) => {
+    if (!section.contains(event.relatedTarget)) drop.classList.remove("over");
+  });
+  section.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    send(event.dataTransfer.files);
+  });
+  window.addEventListener("beforeunload", (event) => {
+    if (UploadCard.underWay) event.preventDefault();
+  });
+
+  $("receive-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    fetchByKey($("receive-key").value.trim().toLowerCase());
+  });
+
+  return {
+    /** @param {string} key of a file, from the address */
+    show(key) {
+      if (key) $("receive-key").value = key;
+    },
+  };
+}
+
+async function fetchByKey(key) {
+  const trouble = $("receive-trouble");
+  const done = $("receive-done");
+  trouble.hidden = true;
+  done.textContent = "";
+  try {
+    if (!key) throw new RpcError("invalid_argument", "no key was given; type the one that came with the file");
+    const { url, filename, fileExpiresAt } = await unary(GET_LINK, { randomkey: key });
+    const link = make("a", { href: url, download: filename });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    const until = fileExpiresAt ? ` The server keeps it until ${clock.format(Number(fileExpiresAt))}.` : "";
+    done.textContent = `Downloading ${filename}.${until}`;
+  } catch (error) {
+    trouble.textContent = failureInWords(error);
+    trouble.hidden = false;
+  }
+}
+
+/** One file on its way, and what it became. */
+class UploadCard {
+  static underWay = 0;
+
+  constructor(file) {
+    this._file = file;
+    this._request = null;
+    this._state = make("p", { className: "card-state" }, `${sizeInWords(file.size)} · waiting`);
+    this._bar = make("progress", { max: Math.max(1, file.size), value: 0 });
+    this._bar.setAttribute("aria-label", `Progress of ${file.name}`);
+    this._cancel = make("button", { className: "plain small", type: "button" }, "Cancel");
+    this._cancel.addEventListener("click", () => this._stop());
+    const head = make(
+      "div",
+      { className: "card-head" },
+      icon("file"),
+      make("div", { className: "card-words" }, make("h3", {}, file.name), this._state),
+      this._cancel,
+    );
+    this._body = make("div", { className: "card-body", hidden: true });
+    this.element = make("li", { className: "card" }, head, this._bar, this._body);
+  }
+
+  /** Send it; ends when it has got somewhere or will not. */
+  async run() {
+    if (this._stopped) return;
+    UploadCard.underWay += 1;
+    try {
+      const answer = await this._send();
+      const { url, expiresAt } = await unary(GET_LINK, { randomkey: answer.key });
+      this._succeed(answer, url, Number(expiresAt ?? 0));
+    } catch (error) {
+      this._fail(error);
+    } finally {
+      UploadCard.underWay -= 1;
+    }
+  }
+
+  _send() {
+    const { name, size } = this._file;
+    const body = requestBody(this._file);
+    // fetch tells no progress of an upload; XMLHttpRequest does.
+    const request = (this._request = new XMLHttpRequest());
+    const speed = new Speed();
+    request.upload.addEventListener("progress", ({ loaded, total }) => {
+      const sent = total ? Math.min(size, (loaded / total) * size) : 0;
+      const rate = speed.mark(sent, performance.now());
+      this._bar.value = sent;
+      const pace = rate ? ` · ${sizeInWords(rate)}/s · ${countdown(((size - sent) / rate) * 1000)} left` : "";
+      this._state.textContent = `${sizeInWords(sent)} of ${sizeInWords(size)}${pace}`;
+    });
+    return new Promise((resolve, reject) => {
+      request.addEventListener("load", () => {
+        try {
+          const bytes = new Uint8Array(request.response);
+          if (request.status === 200) resolve(readAnswer(bytes));
+          else reject(new RpcError("unknown", `the server answered HTTP ${request.status}`));
+        } catch (error) {
+          reject(error instanceof RpcError ? error : errorOf({ code: "internal", message: error.message }));
+        }
+      });
+      request.addEventListener("error", () => {
+        const text = `the connection broke while ${name} was sent; it may also be larger than the server takes`;
+        reject(new RpcError("unavailable", text));
+      });
+      request.addEventListener("abort", () => reject(new RpcError("canceled", "cancelled")));
+      request.open("POST", new URL(SEND_FILE, document.baseURI));
+      request.responseType = "arraybuffer";
+      request.setRequestHeader("content-type", CONTENT_TYPE);
+      request.setRequestHeader("connect-protocol-version", "1");
+      request.send(body);
+    });
+  }
+
+  _stop() {
+    this._stopped = true;
+    if (this._request) this._request.abort();
+    else this._fail(new RpcError("canceled", "cancelled"));
+  }
+
+  _succeed({ key, expiresAt }, url, linkExpiresAt) {
+    const { name, size } = this._file;
+    this._bar.hidden = true;
+    this._cancel.remove();
+    this.element.classList.add("done");
+    announce(`${name} is sent. Its key is ${key}.`);
+    const link = make("input", { readOnly: true, value: url });
+    link.setAttribute("aria-label", `Link to ${name}`);
+    const keyField = make("input", { readOnly: true, value: key, className: "mono" });
+    keyField.setAttribute("aria-label", `Key of ${name}`);
+    const linkTime = make("span", { className: "fine" });
+    const fields = make(
+      "div",
+      { className: "card-fields" },
+      labelled("Link", link, linkTime),
+      labelled("Key", keyField, make("span", { className: "fine" }, "for a new link, here or by “fawa receive”")),
+    );
+    const qr = make("img", { className: "qr", src: qrAddress(url), alt: `QR code of the link to ${name}` });
+    this._body.append(fields, qr);
+    this._body.hidden = false;
+
+    const show = () => {
+      const now = Date.now();
+      const gone = expiresAt && now >= expiresAt;
+      const left = `until ${clock.format(expiresAt)}, ${countdown(expiresAt - now)} left`;
+      const fate = !expiresAt ? "" : gone ? " · expired: the server has forgotten it" : ` · kept ${left}`;
+      this._state.textContent = `${sizeInWords(size)}${fate}`;
+      if (linkExpiresAt) {
+        const works = `works until ${clock.format(linkExpiresAt)}, ${countdown(linkExpiresAt - now)} left`;
+        linkTime.textContent = now < linkExpiresAt ? works : "is over; the key makes a new one";
+      }
+      this.element.classList.toggle("expired", Boolean(gone));
+      if (gone || !this.element.isConnected) clearInterval(timer);
+    };
+    const timer = setInterval(show, 1000);
+    show();
+  }
+
+  _fail(error) {
+    const cancelled = error.code === "canceled";
+    this._bar.hidden = true;
+    this._cancel.remove();
+    this.element.classList.add(cancelled ? "cancelled" : "failed");
+    this._state.textContent = cancelled ? "cancelled" : failureInWords(error);
+    announce(`${this._file.name}: ${this._state.textContent}`);
+    if (cancelled) return;
+    const again = make("button", { className: "plain small", type: "button" }, "Try again");
+    again.addEventListener("click", () => {
+      const card = new UploadCard(this._file);
+      this.element.replaceWith(card.element);
+      card.run();
+    });
+    this.element.querySelector(".card-head").append(again);
+  }
+}
+
+function labelled(label, field, note) {
+  const button = make("button", { className: "plain small", type: "button" }, "Copy");
+  button.addEventListener("click", () => copy(field, button));
+  const head = make("div", { className: "field-head" }, make("span", { className: "field-name" }, label), note);
+  return make("div", { className: "field" }, head, make("div", { className: "copy" }, field, button));
+}

@@ -1,0 +1,118 @@
+"""Sending files from the page and fetching them by key."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser import Browser
+from tests.daemon import Daemon
+
+SIZE = 20_000_000
+
+
+@pytest.fixture(params=["plain", "tls"])
+def page(request: pytest.FixtureRequest, browser: Browser, daemon: Daemon) -> Page:
+    """The page's files, over HTTP/1.1 and over HTTP/2."""
+    opened = browser.page()
+    server = f"http://{daemon.plain}" if request.param == "plain" else f"https://{daemon.tls}"
+    opened.goto(f"{server}/#/files")
+    return opened
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_there_and_back(page: Page, tmp_path: Path) -> None:
+    content = tmp_path / "Bericht ä (2).bin"
+    content.write_bytes(random.Random(5).randbytes(SIZE))
+    before = time.time()
+    page.set_input_files("#file-input", content)
+    card = page.locator(".card.done")
+    expect(card.locator("h3")).to_have_text(content.name)
+    expect(card.locator(".card-state")).to_have_text(re.compile(r"^20\.0 MB · kept until .*2[45]:\d\d left$"))
+
+    link = page.get_by_label(f"Link to {content.name}").input_value()
+    expires = int(parse_qs(urlsplit(link).query)["expires"][0])
+    assert before + 299 <= expires <= time.time() + 301
+    image = card.locator("img")
+    assert image.evaluate("image => image.complete && image.naturalWidth > 0")
+
+    key = page.get_by_label(f"Key of {content.name}").input_value()
+    page.fill("#receive-key", f" {key.upper()} ")
+    with page.expect_download() as download:
+        page.click("text=Download")
+    assert download.value.suggested_filename == content.name
+    assert digest(download.value.path()) == digest(content)
+    expect(page.locator("#receive-done")).to_contain_text(f"Downloading {content.name}.")
+
+
+def test_several_files_and_an_empty_one(page: Page, tmp_path: Path) -> None:
+    names = ["a.txt", "b.txt", "empty"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"" if name == "empty" else name.encode() * 1000)
+    page.set_input_files("#file-input", [tmp_path / name for name in names])
+    expect(page.locator(".card.done")).to_have_count(3)
+    keys = [page.get_by_label(f"Key of {name}").input_value() for name in names]
+    assert len(set(keys)) == 3
+
+
+def test_a_file_dropped_onto_the_page(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["dropped"], "dropped.txt"));
+            const event = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+            document.getElementById("drop").dispatchEvent(event);
+        }"""
+    )
+    expect(page.locator(".card.done h3")).to_have_text("dropped.txt")
+
+
+def test_cancelled_on_its_way(page: Page, browser: Browser, tmp_path: Path) -> None:
+    content = tmp_path / "large.bin"
+    content.write_bytes(bytes(50_000_000))
+    devtools = browser.context.new_cdp_session(page)
+    devtools.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 1_000_000}
+    devtools.send("Network.emulateNetworkConditions", slow)
+    page.set_input_files("#file-input", content)
+    expect(page.locator(".card-state")).to_contain_text("/s · ")
+    page.click("text=Cancel")
+    expect(page.locator(".card.cancelled .card-state")).to_have_text("cancelled")
+
+
+def test_a_key_that_is_wrong(page: Page, browser: Browser) -> None:
+    page.fill("#receive-key", "aaaaaaaaaaaaaaaa")
+    page.press("#receive-key", "Enter")
+    expect(page.locator("#receive-trouble")).to_contain_text("no file under this key")
+    (complaint,) = browser.complaints
+    assert "status of 404" in complaint
+    browser.complaints.clear()
+
+
+def test_no_key(page: Page) -> None:
+    page.press("#receive-key", "Enter")
+    expect(page.locator("#receive-trouble")).to_contain_text("no key was given")
+
+
+def test_a_name_that_the_server_will_not_take(page: Page) -> None:
+    # What the server answers on the stream is told in its words.
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["x"], "a..b"));
+            const event = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+            document.getElementById("drop").dispatchEvent(event);
+        }"""
+    )
+    expect(page.locator(".card.failed .card-state")).to_contain_text("It failed:")
+    expect(page.locator(".card.failed").get_by_text("Try again")).to_be_visible()
