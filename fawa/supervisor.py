@@ -17,7 +17,6 @@ import random
 import resource
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,15 +30,15 @@ from grpclib._typing import IServable
 from fawa import __version__, restarts
 from fawa.board.board import BoardLimits
 from fawa.calls import serve
-from fawa.config import Address, Loaded, Settings, live_changes, origin_allowed
+from fawa.config import Loaded, Settings, live_changes, origin_allowed
 from fawa.net import tls
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
 from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
-from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
-from fawa.net.udp import UdpSocket, bind_udp
+from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_with_udp
+from fawa.net.udp import UdpSocket
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.rooms.rooms import Rooms, RoomsSettings
 from fawa.rpc.dialect import Limits as CallLimits
@@ -65,8 +64,6 @@ _log = get_logger("fawa.supervisor")
 _SPARE_DESCRIPTORS: Final = 512
 #: Seconds for which clients may remember that there is HTTP/3.
 _ALTERNATIVE_AGE: Final = 86_400
-#: Ports that are tried until one is free on TCP and UDP, where any would do.
-_PORT_TRIES: Final = 10
 
 
 class StartError(Exception):
@@ -228,32 +225,6 @@ def _allowed_connections(most: int) -> int:
     room = max(room, soft // 2)
     _log.warning("fewer connections than limits.max_connections", wanted=most, allowed=room, descriptors=soft)
     return room
-
-
-async def _bind_pair(address: Address, context: ssl.SSLContext) -> tuple[list[Endpoint], list[UdpSocket]]:
-    """Bind an address for TLS on TCP, and the same host and port on UDP for QUIC.
-
-    Raises:
-        OSError: as `bind` and `bind_udp`.
-
-    """
-    for attempt in range(_PORT_TRIES):
-        endpoints = await bind(address.host, address.port, context)
-        sockets: list[UdpSocket] = []
-        try:
-            for endpoint in endpoints:
-                host, port = endpoint.listener.socket.getsockname()[:2]
-                sockets.append(bind_udp(host, port))
-        except OSError:
-            for sock in sockets:
-                sock.close()
-            for endpoint in endpoints:
-                await endpoint.listener.aclose()
-            if address.port or attempt == _PORT_TRIES - 1:
-                raise
-        else:
-            break
-    return endpoints, sockets
 
 
 def _rpc_names(offer: Offer) -> set[str]:
@@ -426,7 +397,9 @@ class Supervisor:
                 # Leaves alone what is not the development certificate.
                 nursery.start_soon(tls.rotate, certificate, self._tls_folder)
                 if settings.quic.enabled:
-                    secure, self._udp = await _bind_pair(settings.listen_tls, certificate.context)
+                    secure, self._udp = await bind_with_udp(
+                        settings.listen_tls.host, settings.listen_tls.port, certificate.context
+                    )
                     self._quic = self._make_quic(certificate)
                     port = secure[0].listener.socket.getsockname()[1]
                     self._root.alternative = b'h3=":%d"; ma=%d' % (port, _ALTERNATIVE_AGE)

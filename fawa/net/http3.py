@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, Protocol
 import attrs
 import trio
 
-from fawa.net.connection import HIGH_WATER, App, Limits, head_too_large
+from fawa.net.connection import HIGH_WATER, App, Limits
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
 from fawa.net.files import read_pieces
 from fawa.net.quic_engine import (
@@ -397,7 +397,8 @@ class H3Connection:
         exchange = H3Exchange(self, stream_id, head, ended=event.stream_ended)
         exchange.draining = self.draining
         self.exchanges[stream_id] = exchange
-        if head_too_large(exchange, self.limits):
+        size = sum(len(name) + len(value) + 32 for name, value in event.headers)  # RFC 9114 section 4.2.2
+        if size > self.limits.max_header:
             exchange.respond_text(431, f"the head exceeds the size limit of {self.limits.max_header} bytes")
             self._over(exchange)
         else:
