@@ -2,15 +2,17 @@
 
     daemon ─┬─ signals
             └─ services ─┬─ one task each, restarted when it crashes
-                         └─ front door ── connections ── calls
+                         └─ front doors (TCP, QUIC) ── connections ── calls
 
-The front door stands inside the services' nursery, so calls end before what they use.
+The front doors stand inside the services' nursery, so calls end before what they use.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import hashlib
+import hmac
 import random
 import resource
 import signal
@@ -33,8 +35,10 @@ from fawa.net import tls
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
+from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
-from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind
+from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_with_udp
+from fawa.net.udp import UdpSocket
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.rooms.rooms import Rooms, RoomsSettings
@@ -59,6 +63,8 @@ _log = get_logger("fawa.supervisor")
 
 #: File descriptors that are not connections: listeners, stores, files under way.
 _SPARE_DESCRIPTORS: Final = 512
+#: Seconds for which clients may remember that there is HTTP/3.
+_ALTERNATIVE_AGE: Final = 86_400
 
 
 class StartError(Exception):
@@ -190,6 +196,15 @@ def _log_access(exchange: Exchange, seconds: float) -> None:
     )
 
 
+def _quic_settings(settings: Settings) -> QuicSettings:
+    return QuicSettings(
+        retry=settings.quic.retry,
+        idle_timeout=settings.quic.idle_timeout,
+        handshake_timeout=settings.timeouts.handshake,
+        max_handshakes=settings.quic.max_handshakes,
+    )
+
+
 def _cors(settings: Settings) -> Cors:
     return Cors(functools.partial(origin_allowed, settings.cors.origins))
 
@@ -238,6 +253,9 @@ class Supervisor:
     _root: Root = attrs.field(init=False)
     _door: FrontDoor = attrs.field(init=False)
     _call_limits: CallLimits = attrs.field(init=False)
+    #: What serves HTTP/3, unless it is turned off.
+    _quic: QuicListener | None = attrs.field(default=None, init=False)
+    _udp: list[UdpSocket] = attrs.field(factory=list, init=False)
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
     #: What the services offer that run, by their names.
@@ -257,6 +275,11 @@ class Supervisor:
     def max_connections(self) -> int:
         """How many connections are let in at once."""
         return self._door.max_connections
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._door.connections + (0 if self._quic is None else self._quic.connections)
 
     @property
     def settings(self) -> Settings:
@@ -279,6 +302,8 @@ class Supervisor:
                 endpoints = await self._bind(services)
                 async with trio.open_nursery() as listeners:
                     await listeners.start(self._door.run, endpoints)
+                    if self._quic is not None:
+                        await listeners.start(self._quic.run, self._udp)
                     # What has been made until now stays to the end: no collection need look at it again.
                     gc.collect()
                     gc.freeze()
@@ -287,9 +312,11 @@ class Supervisor:
                     task_status.started(endpoints)
                     await self._stop.wait()
                     grace = self.settings.drain_grace
-                    _log.info("draining", connections=self._door.connections, grace=grace)
+                    _log.info("draining", connections=self.connections, grace=grace)
                     self.health.close()
                     self._door.drain(grace)
+                    if self._quic is not None:
+                        self._quic.drain(grace)
                     for offer in self._offers.values():
                         offer.drain()
                 services.cancel_scope.cancel()
@@ -367,16 +394,39 @@ class Supervisor:
             if settings.listen is not None:
                 endpoints += await bind(settings.listen.host, settings.listen.port)
             if settings.listen_tls is not None:
-                self._certificate = tls.CertificateSource(await self._load_certificate())
+                certificate = tls.CertificateSource(await self._load_certificate())
+                self._certificate = certificate
                 # Leaves alone what is not the development certificate.
-                nursery.start_soon(tls.rotate, self._certificate, self._tls_folder)
-                address = settings.listen_tls
-                endpoints += await bind(address.host, address.port, self._certificate.context)
+                nursery.start_soon(tls.rotate, certificate, self._tls_folder)
+                if settings.quic.enabled:
+                    secure, self._udp = await bind_with_udp(
+                        settings.listen_tls.host, settings.listen_tls.port, certificate.context
+                    )
+                    self._quic = self._make_quic(certificate)
+                    port = secure[0].listener.socket.getsockname()[1]
+                    self._root.alternative = b'h3=":%d"; ma=%d' % (port, _ALTERNATIVE_AGE)
+                else:
+                    secure = await bind(
+                        settings.listen_tls.host, settings.listen_tls.port, certificate.context
+                    )
+                endpoints += secure
         except OSError as error:
             raise StartError(error.strerror or str(error)) from error
         except tls.TlsError as error:
             raise StartError(str(error)) from error
         return endpoints
+
+    def _make_quic(self, certificate: tls.CertificateSource) -> QuicListener:
+        # A daemon that starts again under the same key can so reset the connections of its predecessor.
+        secret = hmac.digest(certificate.current.key, b"fawa stateless reset", hashlib.sha256)
+        return QuicListener(
+            self._root,
+            _door_limits(self.settings),
+            _quic_settings(self.settings),
+            certificate,
+            secret,
+            self._door.max_connections,
+        )
 
     async def _load_certificate(self) -> tls.Certificate:
         """Return the configured certificate, or the development one.
@@ -408,6 +458,7 @@ class Supervisor:
             url=f"{scheme}://{first}/",
             listen=" ".join(plain),
             listen_tls=" ".join(secure),
+            listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
 
@@ -440,6 +491,8 @@ class Supervisor:
         self._root.cors = _cors(new.settings)
         self._root.access = _access(new.settings)
         self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
+        if self._quic is not None:
+            self._quic.max_connections = self._door.max_connections
         for service in self.services:
             match service:
                 case FileService():

@@ -153,6 +153,28 @@ class WindowSettings:
 
 
 @attrs.frozen
+class QuicSettings:
+    """HTTP/3, on UDP at the address and port of listen_tls."""
+
+    enabled: bool = setting(Switch(), "on", "Serve HTTP/3 beside listen_tls, and say so in its answers.")
+    retry: str = setting(
+        Choice(("auto", "always", "never")),
+        "auto",
+        "When clients first have to show that they receive at their address (RFC 9000 section 8.1): auto "
+        "means while a quarter of max_handshakes are under way.",
+    )
+    idle_timeout: float = setting(
+        Duration(1, HOUR),
+        "30s",
+        "Without any packet until a connection is over; under 20s browsers that wait for something are "
+        "dropped.",
+    )
+    max_handshakes: int = setting(
+        Integer(1, 1_000_000), "1000", "Handshakes under way at once; others are not answered."
+    )
+
+
+@attrs.frozen
 class CorsSettings:
     """Which web pages may call from a browser."""
 
@@ -317,7 +339,9 @@ class Settings:
         "Where to listen without TLS (HTTP/1.1 and HTTP/2).",
     )
     listen_tls: Address | None = setting(
-        Maybe(ListenAddress(), "off"), "127.0.0.1:8443", "Where to listen with TLS (HTTP/1.1 and HTTP/2)."
+        Maybe(ListenAddress(), "off"),
+        "127.0.0.1:8443",
+        "Where to listen with TLS (HTTP/1.1, HTTP/2, HTTP/3).",
     )
     public_url: str = setting(
         WebAddress(),
@@ -352,6 +376,7 @@ class Settings:
     limits: LimitSettings = section(LimitSettings, "Limits")
     timeouts: TimeoutSettings = section(TimeoutSettings, "Timeouts")
     window: WindowSettings = section(WindowSettings, "HTTP/2 windows")
+    quic: QuicSettings = section(QuicSettings, "QUIC")
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
     board: BoardSettings = section(BoardSettings, "Whiteboard")

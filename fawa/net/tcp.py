@@ -21,6 +21,7 @@ from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
 from fawa.net.router import Router
 from fawa.net.sockets import PlainStream
+from fawa.net.udp import UdpSocket, bind_udp
 
 _log = logging.getLogger("fawa.net")
 
@@ -28,6 +29,8 @@ _log = logging.getLogger("fawa.net")
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 #: Connections the kernel holds until they are accepted.
 _BACKLOG: Final = 1024
+#: Ports that are tried until one is free on TCP and UDP, where any would do.
+_PORT_TRIES: Final = 10
 
 #: Called when an exchange is over with its duration in seconds.
 Access = Callable[[Exchange, float], None]
@@ -41,10 +44,14 @@ class Root:
     cors: Cors
     #: `None`: no access log.
     access: Access | None
+    #: What answers over TLS say of other ways in (`Alt-Svc`, RFC 7838), "" for nothing.
+    alternative: bytes = b""
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one exchange; raises nothing but cancellation."""
         began = time.monotonic()
+        if self.alternative and exchange.version != "3" and exchange.scheme == "https":
+            exchange.extra_headers.append((b"alt-svc", self.alternative))
         try:
             if b"origin" not in exchange.fields or self.cors.admit(exchange):
                 await self.router.handler(exchange)(exchange)
@@ -106,6 +113,31 @@ async def bind(host: str, port: int, tls: ssl.SSLContext | None = None) -> list[
             error.errno, f"cannot listen on {host or '*'}:{port}: {error.strerror or error}"
         ) from error
     return [Endpoint(listener, tls) for listener in listeners]
+
+
+async def bind_with_udp(host: str, port: int, tls: ssl.SSLContext) -> tuple[list[Endpoint], list[UdpSocket]]:
+    """Bind `host` and `port` for TLS on TCP, and the same addresses and ports on UDP for QUIC.
+
+    Raises:
+        OSError: as `bind` and `bind_udp`.
+
+    """
+    for attempt in range(_PORT_TRIES):
+        endpoints = await bind(host, port, tls)
+        sockets: list[UdpSocket] = []
+        try:
+            for endpoint in endpoints:
+                sockets.append(bind_udp(*endpoint.listener.socket.getsockname()[:2]))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            for endpoint in endpoints:
+                await endpoint.listener.aclose()
+            if port or attempt == _PORT_TRIES - 1:
+                raise
+        else:
+            break
+    return endpoints, sockets
 
 
 @attrs.define

@@ -54,6 +54,9 @@ class Certificate:
     not_after: float
     #: SHA-256 of the certificate's DER form, 32 bytes: what a browser pins.
     sha256: bytes
+    #: The chain and the key as PEM, for QUIC, whose library takes no context.
+    chain: bytes = attrs.field(repr=False)
+    key: bytes = attrs.field(repr=False)
 
     def warning(self, now: float) -> str | None:
         """Say what clients will hold against it at `now` (Unix seconds), if anything."""
@@ -127,10 +130,10 @@ def load_certificate(cert: Path, key: Path) -> Certificate:
     from cryptography import x509  # noqa: PLC0415  (slow to import)
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
 
-    pem = _read_pem(cert, "certificate")
+    pem, secret = _read_pem(cert, "certificate"), _read_pem(key, "key")
     context = server_context(cert, key)
-    if pem != _read_pem(cert, "certificate"):
-        raise TlsError(f"the certificate {cert} changed while it was loaded; load it again")
+    if pem != _read_pem(cert, "certificate") or secret != _read_pem(key, "key"):
+        raise TlsError(f"the certificate {cert} or its key changed while it was loaded; load it again")
     try:
         leaf = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
@@ -146,6 +149,8 @@ def load_certificate(cert: Path, key: Path) -> Certificate:
         leaf.not_valid_before_utc.timestamp(),
         leaf.not_valid_after_utc.timestamp(),
         leaf.fingerprint(SHA256()),
+        pem,
+        secret,
     )
 
 

@@ -1,0 +1,396 @@
+"""QUIC and HTTP/3 without I/O; with `quic_packets` all that touches aioquic.
+
+`QuicEngine` is one connection, server side. It is fed datagrams, returns events, and gathers datagrams to
+send; `now` is on any monotonic clock, in seconds. What aioquic leaves open is closed here: flow control that
+follows the application (RFC 9000 section 4), malformed requests that cost their stream and not the connection
+(RFC 9114 section 4.1.2), bounded headers, and reset tokens that survive a restart (RFC 9000 section 10.3).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import pylsqpack
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, MessageError, Setting
+from aioquic.h3.connection import encode_frame as _encode_frame
+from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
+from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
+from aioquic.quic.connection import (
+    CONNECTION_LIMIT_FRAME_CAPACITY,
+    END_STATES,
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    QuicConnection,
+    QuicConnectionState,
+)
+from aioquic.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    ConnectionTerminated,
+    DatagramFrameReceived,
+    HandshakeCompleted,
+    PingAcknowledged,
+    ProtocolNegotiated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+from aioquic.quic.packet import QuicFrameType
+
+from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
+
+__all__ = [
+    "ConnectionIdIssued",
+    "ConnectionIdRetired",
+    "ConnectionTerminated",
+    "DataReceived",
+    "DatagramReceived",
+    "ErrorCode",
+    "Event",
+    "HandshakeCompleted",
+    "HeadersReceived",
+    "PingAcknowledged",
+    "QuicEngine",
+    "SessionStreamData",
+    "StopSendingReceived",
+    "StreamReset",
+]
+
+Event = QuicEvent | H3Event
+
+#: The last stream ID of a GOAWAY that only announces the end (RFC 9114 section 5.2).
+ALL_STREAMS: Final = 2**62 - 4
+#: Frame header and length of the largest HEADERS frame, beside its payload.
+_FRAME_OVERHEAD: Final = 16
+
+# aioquic warns of everything that peers do wrong: nothing an operator could mend.
+logging.getLogger("quic").setLevel(logging.ERROR)
+
+
+class _Quic(QuicConnection):
+    """aioquic's connection with windows that follow the application, and our reset tokens."""
+
+    def __init__(
+        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None
+    ) -> None:
+        super().__init__(
+            configuration=facts.configuration,
+            original_destination_connection_id=original_cid,
+            retry_source_connection_id=retry_cid,
+        )
+        #: Octets by stream that the application has been given and has not consumed.
+        self.held: dict[int, int] = {}
+        self._windows = facts.limits
+        self._secrets = secrets
+        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
+        streams = self._local_max_streams_bidi
+        streams.value = streams.sent = facts.limits.max_streams
+
+    def allow_streams(self, count: int) -> None:
+        """Let the peer have at least `count` bidirectional streams open."""
+        limit = self._local_max_streams_bidi
+        limit.value = max(limit.value, limit.used + count)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for cid in self._host_cids:
+            if not cid.was_sent:
+                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
+
+    def _unread(self) -> int:
+        """Count what has arrived and is not consumed, with what waits for a gap to fill."""
+        gaps = sum(
+            stream.receiver.highest_offset - stream.receiver.starting_offset()
+            for stream in self._streams.values()
+            if not stream.receiver.is_finished
+        )
+        return sum(self.held.values()) + gaps
+
+    def _write_connection_limits(self, builder, space) -> None:  # type: ignore[no-untyped-def]
+        data = self._local_max_data
+        window = self._windows.connection_window
+        if data.sent - data.used < window // 2:
+            free = max(0, window - self._unread())
+            # Small steps where little is free, so that one stream that nobody reads does not stop the others.
+            if data.used + free - data.value >= min(window // 4, free // 2 + 1):
+                data.value = data.used + free
+        for limit in (data, self._local_max_streams_bidi, self._local_max_streams_uni):
+            due = limit is data or limit.sent - limit.used < limit.value - limit.sent
+            if due and limit.value != limit.sent:
+                buf = builder.start_frame(
+                    limit.frame_type,
+                    capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
+                    handler=self._on_connection_limit_delivery,
+                    handler_args=(limit,),
+                )
+                buf.push_uint_var(limit.value)
+                limit.sent = limit.value
+
+    def _write_stream_limits(self, builder, space, stream) -> None:  # type: ignore[no-untyped-def]
+        receiver = stream.receiver
+        if receiver.is_finished or not stream.max_stream_data_local:
+            return
+        window = self._windows.stream_window
+        limit = receiver.starting_offset() + window - self.held.get(stream.stream_id, 0)
+        if limit - stream.max_stream_data_local >= window // 2:
+            stream.max_stream_data_local = limit
+        if stream.max_stream_data_local_sent != stream.max_stream_data_local:
+            buf = builder.start_frame(
+                QuicFrameType.MAX_STREAM_DATA,
+                capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+                handler=self._on_max_stream_data_delivery,
+                handler_args=(stream,),
+            )
+            buf.push_uint_var(stream.stream_id)
+            buf.push_uint_var(stream.max_stream_data_local)
+            stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+
+class _H3(H3Connection):
+    """aioquic's HTTP/3 with stream errors where a request is malformed, and without a dynamic table.
+
+    A header section that refers to no dynamic table (RFC 9204 section 3.2) decodes to little more than its
+    own size, and never has to wait for another stream.
+    """
+
+    def __init__(self, engine: QuicEngine, limits: QuicLimits) -> None:
+        self._engine = engine
+        self._limits = limits
+        super().__init__(engine.quic, enable_webtransport=limits.sessions)
+
+    def _init_connection(self) -> None:
+        self._max_table_capacity = self._blocked_streams = 0
+        self._decoder = pylsqpack.Decoder(0, 0)
+        super()._init_connection()
+
+    def _get_local_settings(self) -> dict[int, int]:
+        return super()._get_local_settings() | {Setting.MAX_FIELD_SECTION_SIZE: self._limits.max_header}
+
+    def _receive_request_or_push_data(
+        self, stream: H3Stream, data: bytes, stream_ended: bool
+    ) -> list[H3Event]:
+        try:
+            return super()._receive_request_or_push_data(stream, data, stream_ended)
+        except MessageError:
+            # Told to the application as if the peer had reset the stream.
+            self._engine.abandon(stream.stream_id, ErrorCode.H3_MESSAGE_ERROR)
+            self._engine.malformed.append(stream.stream_id)
+            return []
+
+
+class QuicEngine:
+    """One connection, server side.
+
+    Args:
+        facts: the certificate and the limits.
+        secrets: makes reset tokens.
+        original_cid: the connection ID that the client chose for its first packet.
+        retry_cid: the one that our Retry gave it, if there was one.
+
+    """
+
+    def __init__(
+        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
+    ) -> None:
+        self.limits = facts.limits
+        self.quic = _Quic(facts, secrets, original_cid=original_cid, retry_cid=retry_cid)
+        #: Streams on which a malformed message came, until `events` tells of them.
+        self.malformed: list[int] = []
+        self._h3: _H3 | None = None
+        #: Streams whose input is dropped until it ends.
+        self._deaf: set[int] = set()
+
+    # Datagrams.
+
+    @property
+    def cid(self) -> bytes:
+        """The first connection ID of our own."""
+        return self.quic.host_cid
+
+    @property
+    def began(self) -> bool:
+        """Whether any packet of the client's could be decrypted."""
+        return self.quic._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def established(self) -> bool:
+        """Whether the handshake is complete."""
+        return self.quic._handshake_complete
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over, or about to be."""
+        return self.quic._close_pending or self.quic._state in END_STATES
+
+    @property
+    def address(self) -> Address | None:
+        """Where the peer is now; it may move (RFC 9000 section 9)."""
+        address: Address | None = self.quic.get_peer_address()
+        return address
+
+    @property
+    def timer(self) -> float | None:
+        """When `handle_timer` is to be called."""
+        return self.quic.get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Let time do its work: losses, delayed acknowledgements, the idle timeout."""
+        self.quic.handle_timer(now)
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        """Take in a datagram; `events` then tells what it brought."""
+        self.quic.receive_datagram(data, address, now)
+
+    def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return the datagrams to send and where to."""
+        return self.quic.datagrams_to_send(now)
+
+    def close(self, code: int = ErrorCode.H3_NO_ERROR, reason: str = "") -> None:
+        """Close the connection (RFC 9114 section 5.3)."""
+        self.quic.close(error_code=code, reason_phrase=reason)
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life, which is a `PingAcknowledged` event."""
+        self.quic.send_ping(0)
+
+    # What arrived.
+
+    def events(self) -> list[Event]:
+        """Return what has happened since the last call."""
+        found: list[Event] = []
+        while (event := self.quic.next_event()) is not None:
+            match event:
+                case StreamDataReceived(stream_id=stream_id):
+                    found += self._stream_data(stream_id, event)
+                case StreamReset(stream_id=stream_id):
+                    self._deaf.discard(stream_id)
+                    if self._h3 is not None:
+                        self._h3.handle_event(event)
+                    found.append(event)
+                case StopSendingReceived():
+                    if self._h3 is not None:
+                        self._h3.handle_event(event)
+                    found.append(event)
+                case DatagramFrameReceived():
+                    if self._h3 is not None and self.limits.sessions:
+                        found += self._h3.handle_event(event)
+                case ProtocolNegotiated():
+                    self._h3 = _H3(self, self.limits)
+                case _:
+                    found.append(event)
+        return found
+
+    def _stream_data(self, stream_id: int, event: StreamDataReceived) -> list[Event]:
+        if stream_id in self._deaf or self._h3 is None:
+            if event.end_stream:
+                self._deaf.discard(stream_id)
+            return []
+        found: list[Event] = list(self._h3.handle_event(event))
+        stream = self._h3._stream.get(stream_id)
+        if stream is not None and stream.buffer:
+            size = max(len(stream.buffer), stream.frame_size or 0)
+            if size > self.limits.max_header + _FRAME_OVERHEAD:
+                self.close(ErrorCode.H3_EXCESSIVE_LOAD, f"a frame of {size} octets is larger than allowed")
+        for broken in self.malformed:
+            if event.end_stream:
+                self._deaf.discard(broken)
+            found.append(StreamReset(error_code=ErrorCode.H3_MESSAGE_ERROR, stream_id=broken))
+        self.malformed.clear()
+        return found
+
+    def hold(self, stream_id: int, size: int) -> None:
+        """Keep `size` octets of a stream's window until the application has consumed them."""
+        held = self.quic.held
+        held[stream_id] = held.get(stream_id, 0) + size
+
+    def release(self, stream_id: int) -> None:
+        """Give a stream's window back: all that came has been consumed."""
+        self.quic.held.pop(stream_id, None)
+
+    def allow_streams(self, count: int) -> None:
+        """Let the peer have at least `count` more bidirectional streams."""
+        self.quic.allow_streams(count)
+
+    # What is to be sent.
+
+    @property
+    def h3(self) -> H3Connection:
+        """The HTTP/3 layer, which is there from the first event of a stream on."""
+        if self._h3 is None:
+            raise RuntimeError("nothing is sent before the handshake")
+        return self._h3
+
+    def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
+        """Send a response head or trailers."""
+        self.h3.send_headers(stream_id, headers, end)
+
+    def send_data(self, stream_id: int, data: bytes) -> None:
+        """Send body octets."""
+        self.h3.send_data(stream_id, data, end_stream=False)
+
+    def end(self, stream_id: int) -> None:
+        """End a response without trailers."""
+        with self.h3._get_or_create_stream(stream_id) as stream:
+            stream.finish_sending()
+        self.quic.send_stream_data(stream_id, b"", end_stream=True)
+
+    def goaway(self, stream_id: int = ALL_STREAMS) -> None:
+        """Announce that requests from `stream_id` on are refused (RFC 9114 section 5.2)."""
+        control = None if self._h3 is None else self._h3._local_control_stream_id
+        if control is not None and not self.closed:
+            frame = _encode_frame(FrameType.GOAWAY, encode_uint_var(stream_id))
+            self.quic.send_stream_data(control, frame)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Break off what we send on a stream; nothing where all of it has arrived."""
+        if stream_id in self.quic._streams:
+            self.quic.reset_stream(stream_id, code)
+
+    def stop(self, stream_id: int, code: int) -> None:
+        """Ask the peer to send no more on a stream; what still comes is dropped."""
+        stream = self.quic._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            self.quic.stop_stream(stream_id, code)
+            self._deaf.add(stream_id)
+
+    def abandon(self, stream_id: int, code: int) -> None:
+        """Break off both directions of a stream."""
+        self.reset(stream_id, code)
+        self.stop(stream_id, code)
+
+    def forget(self, stream_id: int) -> None:
+        """Drop what is kept for a stream that the application is done with."""
+        self.release(stream_id)
+        if self._h3 is not None:
+            self._h3._stream.pop(stream_id, None)
+
+    def unsent(self, stream_id: int) -> int:
+        """Count the octets of a stream that have not been sent even once."""
+        stream = self.quic._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def backlog(self, stream_id: int) -> int:
+        """Count the octets of a stream that wait for the peer.
+
+        What is sent and not acknowledged counts an eighth: a fast connection has much of it under way.
+        """
+        unsent = self.unsent(stream_id)
+        stream = self.quic._streams.get(stream_id)
+        return unsent if stream is None else max(unsent, len(stream.sender._buffer) // 8)
+
+    def progress(self, stream_id: int) -> int:
+        """Return a number that changes when the peer takes more of a stream."""
+        stream = self.quic._streams.get(stream_id)
+        return 0 if stream is None else stream.sender.highest_offset + stream.sender._buffer_start
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether the peer has acknowledged everything that was sent on streams."""
+        return all(
+            stream.sender.is_finished or (not stream.sender._buffer and stream.sender._buffer_fin is None)
+            for stream in self.quic._streams.values()
+        )
