@@ -77,6 +77,13 @@ class BoardMachine(RuleBasedStateMachine):
         person = self.world.newcomer(wire, name if wire is V2 else "")
         self.world.join(person)
 
+    @precondition(lambda self: len(self.world.people) < 6)
+    @rule(wire=st.sampled_from([V1, V2, PROTO]))
+    def crowd_joins(self, wire: Wire) -> None:
+        """One more comes than there is room for."""
+        for _ in range(self.world.limits.peers + 1):
+            self.world.join(self.world.newcomer(wire, ""))
+
     @precondition(lambda self: any(one.wire is V2 for one in self.world.people.values()))
     @rule(number=who, how=st.sampled_from(["fresh", "stale", "forgot", "ahead", "wrong epoch"]))
     def returns(self, number: int, how: str) -> None:
@@ -102,19 +109,19 @@ class BoardMachine(RuleBasedStateMachine):
 
     @v2_is_here
     @precondition(lambda self: self.world.limits.history < 10)
-    @rule(number=who, more=st.integers(-1, 1))
-    def returns_when_it_is_nearly_too_late(self, number: int, more: int) -> None:
-        """Somebody misses as many events as the log has, or one less or more."""
+    @rule(number=who)
+    def returns_when_it_is_nearly_too_late(self, number: int) -> None:
+        """Somebody misses as many events as the log has, and then one less, and one more."""
         person = self.v2_reader(number)
-        if person.v2.incomplete or person.epoch != f"epoch {self.world.epochs}":
-            return
-        self.world.settle()
-        if person.link is None:
-            return
-        self.world.cut(person)
-        self.from_abroad(self.world.limits.history + more)
-        self.world.join(person, self.world.resume(person))
-        reached[f"nearly too late: {more:+}"] += person.link is not None
+        for more in (0, -1, 1):
+            self.world.settle()
+            gone = person.link is None or person.v2.incomplete
+            if gone or person.epoch != f"epoch {self.world.epochs}":
+                return
+            self.world.cut(person)
+            self.from_abroad(self.world.limits.history + more)
+            self.world.join(person, self.world.resume(person))
+            reached[f"nearly too late: {more:+}"] += person.link is not None
 
     @somebody_is_here
     @rule(number=who)

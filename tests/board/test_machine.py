@@ -32,7 +32,7 @@ def run(max_examples: int, *, derandomize: bool = True) -> None:
 
 def test_a_board_against_a_model() -> None:
     reached.clear()
-    run(3000 if SEARCH else 100, derandomize=not SEARCH)
+    run(3000 if SEARCH else 200, derandomize=not SEARCH)
     assert reached.keys() == {
         "acknowledged again",
         "board is full",
