@@ -130,7 +130,7 @@ def test_a_slow_reader_gets_the_whole_file(stub: Any, file: Any) -> None:
 def test_an_upload_given_up_leaves_nothing(stub: Any, file: Any, daemon: Daemon) -> None:
     """By cancellation or by deadline: either reaches the handler, which forgets what it has."""
     before = Kept.of(daemon.data_dir)
-    for timeout in (None, 1.0):
+    for timeout in (None, 4.0):
         upload = Conversation()
         sent = stub.SendFile.future(iter(upload), timeout=timeout)
         upload.say(file.SendFileRequest(info=file.FileInfo(name="half.bin", size=2_000_000)))
