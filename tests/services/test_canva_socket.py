@@ -427,6 +427,22 @@ async def test_who_draws_too_fast_is_read_later_and_loses_nothing(
             assert seen == list(range(50))
 
 
+async def test_between_large_messages_it_is_the_turn_of_others(autojump_clock: MockClock) -> None:
+    async with site() as here:
+        code = await here.code()
+        async with drawer(here, over_http1, code, v2=True) as fast, drawer(here, over_http1, code) as calm:
+            await fast.hello()
+            events = [event(1, color="#" * 64)] * 200
+            # All of it is there to be read, and none of it is too much.
+            documents = [{"draw": {"op": 200 * n + 1, "events": events}} for n in range(8)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fast.say, *documents)
+                nursery.start_soon(calm.say, {"draw_event": event(7)})
+            seen = xs(await calm.hear())
+            assert len(seen) == 1601
+            assert seen.index(7) <= 400
+
+
 async def test_a_frozen_client_is_closed_and_nobody_waits_for_it(autojump_clock: MockClock) -> None:
     limits = BoardLimits(backlog=64 * 1024, batch=16 * 1024)
     async with site(RoomsSettings(tick=0.004, limits=limits)) as here:
