@@ -36,3 +36,41 @@ for (const { name, text } of hellos) {
     assert.deepEqual(session.limits, hello.limits);
   });
 }
+
+for (const { name, steps } of V2.stories) {
+  test(`what "me" is told in "${name}"`, () => {
+    let { session } = connected();
+    let [seq, told, drawn] = [0, 0, 0];
+    for (const { who, does, sends, gets } of steps) {
+      if (who !== "me") continue;
+      if (does === "connect") {
+        session.closed(1006, NOW);
+        session.start(NOW);
+        session.opened(NOW);
+      }
+      const draw = sends && JSON.parse(sends).draw;
+      if (draw && draw.op > drawn) {
+        session.draw(draw.events);
+        drawn = draw.op + draw.events.length - 1;
+      }
+      if (!gets) continue;
+      told += 1;
+      const { event, snapshot } = JSON.parse(gets);
+      const seen = event && event.seq <= session.seq;
+      const actions = session.received(gets, NOW);
+      if (seen) {
+        // A story's client may say that it has seen less than the page has.
+        assert.deepEqual(actions, []);
+      } else if (event) {
+        assert.deepEqual(actions[0], { do: "events", events: [event] });
+        seq = event.seq;
+      } else if (snapshot?.last) {
+        assert.equal(actions[0].do, "snapshot");
+        seq = snapshot.seq;
+      }
+      assert.equal(session.state, "live", gets);
+    }
+    assert.ok(told > 0);
+    assert.equal(session.seq, seq);
+  });
+}
