@@ -427,3 +427,32 @@ test("a board and its guest agree in the end, however often the connection break
   assert.deepEqual(log.map(({ curr_x }) => curr_x), wanted);
   assert.deepEqual(seen, wanted);
 });
+
+test("what is out of order is sent again from the oldest that was not taken, once", () => {
+  const talk = new Talk();
+  talk.start();
+  talk.open();
+  talk.hello();
+  talk.draw(draw(1));
+  talk.draw(draw(2));
+  talk.draw(draw(3));
+  talk.get({ error: { code: "out_of_order", message: "1 is missing", op: 2 } });
+  assert.deepEqual(talk.sent, [{ draw: { op: 1, events: [draw(1), draw(2), draw(3)] } }]);
+  talk.get({ error: { code: "out_of_order", message: "1 is missing", op: 3 } });
+  assert.deepEqual(talk.sent, []);
+  assert.equal(talk.session.state, "live");
+});
+
+test("one who has gone and come back is here, and all forgets cursors", () => {
+  const talk = new Talk();
+  talk.start();
+  talk.open();
+  talk.hello();
+  const bo = { client_id: "BBBBBBB2", name: "Bo", color: "#2196f3" };
+  talk.get({ presence: { all: false, here: [bo], gone: [bo.client_id] } });
+  assert.deepEqual([...talk.session.people.values()], [bo]);
+  talk.get({ cursors: [{ client_id: bo.client_id, x: 1, y: 2 }] });
+  talk.get({ presence: { all: true, here: [], gone: [] } });
+  assert.equal(talk.session.people.size, 0);
+  assert.equal(talk.session.cursors.size, 0);
+});

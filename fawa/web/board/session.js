@@ -76,6 +76,7 @@ export class Session {
     this._random = random;
     this._nextOp = (pending.at(-1)?.op ?? 0) + 1;
     this._sentOp = 0;
+    this._resentFrom = 0;
     this._batches = new Map();
     this._snapshot = null;
     this._attempts = 0;
@@ -224,6 +225,7 @@ export class Session {
     this.limits = { ...DEFAULT_LIMITS, ...hello.limits };
     this.readOnly = hello.read_only === true;
     this._batches.clear();
+    this._resentFrom = 0;
     if (same) {
       this.pending = this.pending.filter(({ op }) => op > hello.op);
       this._nextOp = Math.max(this._nextOp, hello.op + 1);
@@ -275,12 +277,16 @@ export class Session {
   }
 
   _onPresence({ all, here, gone }) {
-    if (all) this.people.clear();
-    for (const person of here ?? []) this.people.set(person.client_id, person);
+    if (all) {
+      this.people.clear();
+      this.cursors.clear();
+    }
+    // One who has gone and come back is in both.
     for (const id of gone ?? []) {
       this.people.delete(id);
       this.cursors.delete(id);
     }
+    for (const person of here ?? []) this.people.set(person.client_id, person);
     return [{ do: "people" }, { do: "cursors" }];
   }
 
@@ -293,6 +299,7 @@ export class Session {
 
   _onStatus({ read_only, reason }) {
     this.readOnly = read_only;
+    this._resentFrom = 0;
     this.readOnlyReason = reason ?? "";
     return [{ do: "state" }, ...this._pump(0)];
   }
@@ -304,6 +311,14 @@ export class Session {
       this.readOnly = true;
       this._sentOp = Math.min(this._sentOp, op - 1);
       return [{ do: "state" }];
+    }
+    const first = this.pending[0]?.op ?? op;
+    if (code === "out_of_order" && first < op) {
+      // Once for each missing event: the same answer to what was on its way asks for nothing more.
+      if (this._resentFrom === first) return [];
+      this._resentFrom = first;
+      this._sentOp = first - 1;
+      return this._pump(0);
     }
     if (code !== "out_of_order") {
       // The board will never take it.
