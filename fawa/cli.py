@@ -75,7 +75,8 @@ def _run(argv: Sequence[str]) -> int:
 
     from fawa.ops.logging import configure
     from fawa.storage.base import StorageError
-    from fawa.supervisor import StartError, Supervisor, make_services
+    from fawa.supervisor import StartError, Supervisor
+    from fawa.wiring import make_services
 
     async def run() -> int:
         services = await make_services(loaded.settings)

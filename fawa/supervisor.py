@@ -1,4 +1,4 @@
-"""The nursery tree: signals, services, listeners. The only room that names concrete services and backends.
+"""The nursery tree: signals, services, listeners.
 
     daemon ─┬─ signals
             └─ services ─┬─ one task each, restarted when it crashes
@@ -27,8 +27,7 @@ import attrs
 import trio
 from grpclib._typing import IServable
 
-from fawa import __version__, restarts
-from fawa.board.board import BoardLimits
+from fawa import __version__, restarts, wiring
 from fawa.calls import serve
 from fawa.config import Loaded, Settings, live_changes, origin_allowed
 from fawa.net import tls
@@ -41,23 +40,11 @@ from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_with_udp
 from fawa.net.udp import UdpSocket
 from fawa.ops.logging import access_line, configure, get_logger
 from fawa.ops.memory import keep_freed_memory
-from fawa.rooms.rooms import Rooms, RoomsSettings
 from fawa.rpc.dialect import Limits as CallLimits
-from fawa.services.addresses import Proxies
-from fawa.services.admission import Admission, AdmissionSettings
 from fawa.services.base import Offer, Service
-from fawa.services.board import BoardService
-from fawa.services.canva import CanvaService, CanvaSettings
-from fawa.services.canva_socket import SocketSettings
-from fawa.services.canvax import CanvaxService
-from fawa.services.file import FileService, FileSettings
-from fawa.services.greet import GreetService
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
-from fawa.services.ratelimit import Rate
 from fawa.services.reflection import reflection
-from fawa.storage import boards, filesystem, sqlite
-from fawa.storage.secret import load_or_create_secret
 
 _log = get_logger("fawa.supervisor")
 
@@ -69,99 +56,6 @@ _ALTERNATIVE_AGE: Final = 86_400
 
 class StartError(Exception):
     """The daemon cannot start; the text says what is wrong and what to do."""
-
-
-async def make_services(settings: Settings) -> list[Service]:
-    """Return the enabled services over their backends.
-
-    Raises:
-        StorageError: the secret that signs links cannot be read or made.
-
-    """
-    services: list[Service] = []
-    admission: Admission | None = None
-    if {"canva", "canvax"} & set(settings.services):
-        # One set of boards, on which those who come by either meet.
-        rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
-        open_store = functools.partial(boards.board_store, settings.data_dir / "boards.sqlite3")
-        services.append(BoardService(rooms, open_store))
-        admission = Admission(rooms, _admission_settings(settings))
-    for name in settings.services:
-        if name == "greet":
-            services.append(GreetService())
-        elif name == "file":
-            folder = settings.data_dir
-            services.append(
-                FileService(
-                    open_content=functools.partial(filesystem.content_store, folder / "files"),
-                    open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
-                    secret=await _link_secret(settings),
-                    settings=_file_settings(settings),
-                )
-            )
-        elif name == "canva" and admission is not None:
-            services.append(CanvaService(admission, _canva_settings(settings)))
-        elif name == "canvax" and admission is not None:
-            services.append(CanvaxService(admission, _event_rate(settings)))
-    return services
-
-
-async def _link_secret(settings: Settings) -> bytes:
-    if settings.link_secret is not None:
-        return settings.link_secret.encode()
-    return await load_or_create_secret(settings.data_dir / "link-secret")
-
-
-def _file_settings(settings: Settings) -> FileSettings:
-    return FileSettings(
-        ttl=settings.file.ttl,
-        link_ttl=settings.file.link_ttl,
-        sweep_interval=settings.file.sweep_interval,
-        progress_timeout=settings.file.progress_timeout,
-        max_file_size=settings.file.max_size,
-        public_url=settings.public_url,
-    )
-
-
-def _rooms_settings(settings: Settings) -> RoomsSettings:
-    board = settings.board
-    limits = BoardLimits(
-        history=board.history,
-        snapshot=board.snapshot,
-        backlog=board.backlog,
-        stall=board.stall,
-        peers=board.max_peers,
-        idle=board.idle,
-    )
-    return RoomsSettings(
-        limits=limits,
-        tick=board.tick,
-        grace=board.grace,
-        autosave=board.autosave,
-        max_kept=board.max_kept,
-        max_boards=board.max_boards,
-    )
-
-
-def _admission_settings(settings: Settings) -> AdmissionSettings:
-    board = settings.board
-    return AdmissionSettings(
-        wrong_codes=Rate(board.wrong_codes, board.wrong_codes_rate / 60),
-        creates=Rate(board.creates, board.creates_rate / 60),
-        proxies=Proxies.of(settings.trusted_proxies),
-    )
-
-
-def _canva_settings(settings: Settings) -> CanvaSettings:
-    return CanvaSettings(
-        allows=functools.partial(origin_allowed, settings.cors.origins),
-        socket=SocketSettings(max_message=settings.board.max_message, event_rate=_event_rate(settings)),
-    )
-
-
-def _event_rate(settings: Settings) -> Rate:
-    rate = settings.board.max_event_rate
-    return Rate(2 * rate, rate)
 
 
 def _door_limits(settings: Settings) -> Limits:
@@ -493,18 +387,7 @@ class Supervisor:
         self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
         if self._quic is not None:
             self._quic.max_connections = self._door.max_connections
-        for service in self.services:
-            match service:
-                case FileService():
-                    service.settings = _file_settings(new.settings)
-                case BoardService():
-                    service.rooms.settings = _rooms_settings(new.settings)
-                case CanvaService():
-                    service.admission.settings = _admission_settings(new.settings)
-                    service.settings = _canva_settings(new.settings)
-                case CanvaxService():
-                    service.admission.settings = _admission_settings(new.settings)
-                    service.event_rate = _event_rate(new.settings)
+        wiring.change_settings(self.services, new.settings)
         if self._certificate is not None:
             try:
                 self._certificate.replace(await self._load_certificate())

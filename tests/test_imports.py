@@ -103,6 +103,7 @@ ROOMS = {
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
+    "fawa.wiring": Room(fawa="fawa", libraries="attrs"),
     "fawa.supervisor": Room(fawa="fawa", libraries="attrs grpclib structlog trio"),
     "fawa.cli": Room(fawa="fawa", libraries="attrs trio"),
 }
@@ -112,8 +113,8 @@ CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
     "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards"
 )
-#: The only modules that name those.
-TOP = names("fawa.supervisor fawa.cli")
+#: The only module that names those.
+TOP = names("fawa.wiring")
 
 
 @attrs.frozen
@@ -264,7 +265,7 @@ def test_an_import_that_breaks_the_table_is_seen(module: str, line: str) -> None
         ("fawa.net.engine", "from .exchange import Headers"),
         ("fawa.services.file", "from fawa.storage import base"),
         ("fawa.ops.seed", "from fawa import __version__"),
-        ("fawa.supervisor", "from fawa.storage.sqlite import SqliteMetadata"),
+        ("fawa.wiring", "from fawa.storage.sqlite import SqliteMetadata"),
     ],
 )
 def test_an_import_within_the_table_is_not(module: str, line: str) -> None:

@@ -24,7 +24,8 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.greet import GreetRpc
 from fawa.services.health import NOT_SERVING, SERVING
 from fawa.services.ratelimit import Rate
-from fawa.supervisor import StartError, Supervisor, make_services
+from fawa.supervisor import StartError, Supervisor
+from fawa.wiring import make_services
 
 GREET = "greet.v1.GreetService"
 HELLO = b"POST /greet.v1.GreetService/SayHello HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

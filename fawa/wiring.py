@@ -1,0 +1,136 @@
+"""The services that settings enable, each over its backends: the only module that names those."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+from fawa.board.board import BoardLimits
+from fawa.config import Settings, origin_allowed
+from fawa.rooms.rooms import Rooms, RoomsSettings
+from fawa.services.addresses import Proxies
+from fawa.services.admission import Admission, AdmissionSettings
+from fawa.services.base import Service
+from fawa.services.board import BoardService
+from fawa.services.canva import CanvaService, CanvaSettings
+from fawa.services.canva_socket import SocketSettings
+from fawa.services.canvax import CanvaxService
+from fawa.services.file import FileService, FileSettings
+from fawa.services.greet import GreetService
+from fawa.services.ratelimit import Rate
+from fawa.storage import boards, filesystem, sqlite
+from fawa.storage.secret import load_or_create_secret
+
+
+async def make_services(settings: Settings) -> list[Service]:
+    """Return the enabled services over their backends.
+
+    Raises:
+        StorageError: the secret that signs links cannot be read or made.
+
+    """
+    services: list[Service] = []
+    admission: Admission | None = None
+    if {"canva", "canvax"} & set(settings.services):
+        # One set of boards, on which those who come by either meet.
+        rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
+        open_store = functools.partial(boards.board_store, settings.data_dir / "boards.sqlite3")
+        services.append(BoardService(rooms, open_store))
+        admission = Admission(rooms, _admission_settings(settings))
+    for name in settings.services:
+        if name == "greet":
+            services.append(GreetService())
+        elif name == "file":
+            folder = settings.data_dir
+            services.append(
+                FileService(
+                    open_content=functools.partial(filesystem.content_store, folder / "files"),
+                    open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+                    secret=await _link_secret(settings),
+                    settings=_file_settings(settings),
+                )
+            )
+        elif name == "canva" and admission is not None:
+            services.append(CanvaService(admission, _canva_settings(settings)))
+        elif name == "canvax" and admission is not None:
+            services.append(CanvaxService(admission, _event_rate(settings)))
+    return services
+
+
+def change_settings(services: Iterable[Service], settings: Settings) -> None:
+    """Give running services what is set of them now."""
+    for service in services:
+        match service:
+            case FileService():
+                service.settings = _file_settings(settings)
+            case BoardService():
+                service.rooms.settings = _rooms_settings(settings)
+            case CanvaService():
+                service.admission.settings = _admission_settings(settings)
+                service.settings = _canva_settings(settings)
+            case CanvaxService():
+                service.admission.settings = _admission_settings(settings)
+                service.event_rate = _event_rate(settings)
+
+
+async def _link_secret(settings: Settings) -> bytes:
+    if settings.link_secret is not None:
+        return settings.link_secret.encode()
+    return await load_or_create_secret(settings.data_dir / "link-secret")
+
+
+def _file_settings(settings: Settings) -> FileSettings:
+    """Return what is set of the file service."""
+    return FileSettings(
+        ttl=settings.file.ttl,
+        link_ttl=settings.file.link_ttl,
+        sweep_interval=settings.file.sweep_interval,
+        progress_timeout=settings.file.progress_timeout,
+        max_file_size=settings.file.max_size,
+        public_url=settings.public_url,
+    )
+
+
+def _rooms_settings(settings: Settings) -> RoomsSettings:
+    """Return what is set of boards."""
+    board = settings.board
+    limits = BoardLimits(
+        history=board.history,
+        snapshot=board.snapshot,
+        backlog=board.backlog,
+        stall=board.stall,
+        peers=board.max_peers,
+        idle=board.idle,
+    )
+    return RoomsSettings(
+        limits=limits,
+        tick=board.tick,
+        grace=board.grace,
+        autosave=board.autosave,
+        max_kept=board.max_kept,
+        max_boards=board.max_boards,
+    )
+
+
+def _admission_settings(settings: Settings) -> AdmissionSettings:
+    """Return what is set of who comes to a board."""
+    board = settings.board
+    return AdmissionSettings(
+        wrong_codes=Rate(board.wrong_codes, board.wrong_codes_rate / 60),
+        creates=Rate(board.creates, board.creates_rate / 60),
+        proxies=Proxies.of(settings.trusted_proxies),
+    )
+
+
+def _canva_settings(settings: Settings) -> CanvaSettings:
+    """Return what is set of boards for browsers."""
+    return CanvaSettings(
+        allows=functools.partial(origin_allowed, settings.cors.origins),
+        socket=SocketSettings(max_message=settings.board.max_message, event_rate=_event_rate(settings)),
+    )
+
+
+def _event_rate(settings: Settings) -> Rate:
+    """Return how fast one client may draw; it may draw two seconds' worth at once."""
+    rate = settings.board.max_event_rate
+    return Rate(2 * rate, rate)
