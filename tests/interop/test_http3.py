@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
+import ssl
+import time
+from pathlib import Path
 from typing import Any
 
 import niquests
 import pytest
 
+from fawa.net.tls import development_certificate
+from tests.daemon import running
 from tests.interop import expect
 from tests.interop.programs import program, run
 from tests.interop.target import Target
@@ -84,3 +90,34 @@ def test_answers_over_tcp_say_that_there_is_http3(tls: Target, plain: Target) ->
     port = _place(tls)[1]
     assert f'alt-svc: h3=":{port}"; ma=86400'.encode() in secure.stdout
     assert b"alt-svc" not in run("curl", "-sS", "-D-", plain.url + "/").stdout
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_a_reload_brings_the_new_certificate(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def renew(name: str) -> bytes:
+        """Put a new certificate where the settings say; return it as DER."""
+        folder = tmp_path / name
+        development_certificate(folder, time.time(), "localhost")
+        key.write_bytes((folder / "dev-key.pem").read_bytes())
+        cert.write_bytes((folder / "dev-cert.pem").read_bytes())
+        return ssl.PEM_cert_to_DER_cert(cert.read_text())
+
+    def shown(asking: Any, target: Target) -> bytes:
+        answer = asking.post(target.url + expect.UNARY, json={"name": "Ada"})
+        assert (answer.status_code, answer.http_version) == (200, 30)
+        der: bytes = answer.conn_info.certificate_der
+        return der
+
+    old = renew("old")
+    with running(tmp_path / "data", "--tls-cert", str(cert), "--tls-key", str(key)) as daemon:
+        target = Target(daemon.tls, cert)
+        with session(target) as before:
+            assert shown(before, target) == old
+            new = renew("new")
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_for_event(lambda entry: entry["event"] == "settings reloaded")
+            assert shown(before, target) == old, "the open connection goes on"
+            with session(target) as after:
+                assert shown(after, target) == new
