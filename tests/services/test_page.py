@@ -64,12 +64,18 @@ class TestAssets:
             ".svg": "image/svg+xml",
             ".webmanifest": "application/manifest+json",
         }
-        files = [path for path in WEB.rglob("*") if path.is_file() and path.name != "index.html"]
+        # The page itself is at `/`, and what tells Node that these are modules is for the tests.
+        files = [
+            path
+            for path in WEB.rglob("*")
+            if path.is_file() and path.name not in {"index.html", "package.json"}
+        ]
         assert len(files) > 20
         for path in files:
             answer = await ask(page, f"/web/{path.relative_to(WEB).as_posix()}")
             assert answer.answer("content-type") == types[path.suffix]
             assert answer.body == path.read_bytes()
+        assert "/web/package.json" not in page.routes
 
     async def test_what_is_not_changed_is_not_sent_again(self, page: Page) -> None:
         first = await ask(page, "/web/main.js")
