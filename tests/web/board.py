@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 
 from playwright.sync_api import Page, expect
+
+from tests.daemon import PATIENCE
 
 #: Colours by their place in the toolbar, as a pixel of the paper has them.
 BLACK, RED, GREEN = "26,26,26", "198,47,29", "45,138,62"
@@ -66,6 +69,8 @@ def expect_pixel(page: Page, point: tuple[int, int], color: str) -> None:
 
 def expect_settled(page: Page) -> None:
     """Wait until the board has taken everything that was drawn on this page."""
+    # What was done before now is painted with the next frame, which comes late on a busy machine.
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.wait_for_function(_SETTLED)
 
 
@@ -73,6 +78,8 @@ def expect_same_picture(first: Page, *others: Page) -> None:
     """Wait until the papers of pages have the same pixels."""
     for page in (first, *others):
         expect_settled(page)
-    picture = first.evaluate(_PICTURE)
+    patience = time.monotonic() + PATIENCE
     for page in others:
-        page.wait_for_function(f"picture => {_PICTURE} === picture", arg=picture)
+        while page.evaluate(_PICTURE) != first.evaluate(_PICTURE):
+            assert time.monotonic() < patience, f"{page.url} does not come to show what {first.url} shows"
+            page.wait_for_timeout(50)
