@@ -56,7 +56,7 @@ class RedisServer:
         deadline = time.monotonic() + PATIENCE
         while True:
             assert self.process.poll() is None, f"{self.command} ended: {self.log}"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as peer:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 break
             assert time.monotonic() < deadline, f"{self.command} does not listen: {self.log}"
             time.sleep(0.01)
@@ -84,12 +84,17 @@ class RedisServer:
     def ask(self, *words: str) -> bytes:
         """Send one command and return its raw answer, as far as one read goes."""
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as peer:
-            peer.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in map(str.encode, words)))
+            peer.sendall(
+                b"*%d\r\n" % len(words)
+                + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in map(str.encode, words))
+            )
             return peer.recv(65536)
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path, *options: str, name: str = "redis", port: int | None = None) -> Iterator[RedisServer]:
+def redis_server(
+    folder: Path, *options: str, name: str = "redis", port: int | None = None
+) -> Iterator[RedisServer]:
     """Run a server with its data in `folder`; what it acknowledges is on disk."""
     folder.mkdir(exist_ok=True)
     port = free_port() if port is None else port

@@ -88,6 +88,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "tls.cert": [f"{pairs}/cert{number}.pem" for number in range(3)],
         "tls.key": [f"{pairs}/key{number}.pem" for number in range(3)],
         "link_secret": [SECRET, SECRET[::-1], SECRET * 2],
+        "storage.redis_url": ["redis://a:1/2", "rediss+cluster://a,b:2", ""],
+        "storage.redis_ca": ["/a", "/b", "/c"],
         "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
         "board.tick": ["1ms", "2ms", "1s"],
         "cors.origins": ["*", "off", "https://a.example,loopback"],

@@ -85,16 +85,21 @@ def test_variables_of_the_client_and_of_kubernetes_for_a_service_named_fawa_are_
 
 
 def test_data_is_never_kept_elsewhere_than_the_environment_asks() -> None:
-    source, _ = read_environment(
-        {"MINIO_ENDPOINT": "s3:9000", "MINIO_SECRET_ACCESS_KEY": "x", "DRAGONFLY_ADDR": "db"}
-    )
+    source, _ = read_environment({"MINIO_ENDPOINT": "s3:9000", "MINIO_SECRET_ACCESS_KEY": "x"})
     assert source.problems == [
         "MINIO_ENDPOINT, MINIO_SECRET_ACCESS_KEY (environment): this version has only the embedded storage "
         "(a folder, setting data_dir) and no S3 storage yet; unset them to keep files in that folder",
-        "DRAGONFLY_ADDR (environment): this version has only the embedded storage "
-        "(a folder, setting data_dir) and no Redis storage yet; unset it to keep files in that folder",
     ]
     assert read_environment({"MINIO_ENDPOINT": ""})[0].problems == []
+
+
+def test_the_redis_of_earlier_deployments() -> None:
+    legacy = Given("db", "environment DRAGONFLY_ADDR")
+    assert read_environment({"DRAGONFLY_ADDR": "db"})[0].given == {"storage.redis_url": legacy}
+    assert read_environment({"DRAGONFLY_ADDR": ""})[0].given == {}
+    ours = {"FAWA_STORAGE_REDIS_URL": "redis://other", "DRAGONFLY_ADDR": "db"}
+    given = Given("redis://other", "environment FAWA_STORAGE_REDIS_URL")
+    assert read_environment(ours)[0].given == {"storage.redis_url": given}
 
 
 @pytest.mark.parametrize("name", ["FAWA_CONFIG", "CONFIG_PATH"])

@@ -70,7 +70,7 @@ ROOMS = {
     ),
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging "
-        "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
+        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
@@ -95,13 +95,16 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
+    "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
+    "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
-    "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
+    "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
     "fawa.wiring": Room(fawa="fawa", libraries="attrs"),
     "fawa.supervisor": Room(fawa="fawa", libraries="attrs grpclib structlog trio"),
@@ -111,7 +114,7 @@ ROOMS = {
 #: Services and backends; other modules know only the interfaces that these fulfil.
 CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
-    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards"
+    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards fawa.storage.redis"
 )
 #: The only module that names those.
 TOP = names("fawa.wiring")

@@ -26,12 +26,14 @@ from fawa.config.kinds import (
     Networks,
     Origins,
     Place,
+    RedisUrl,
     Secret,
     Several,
     Size,
     Switch,
     WebAddress,
 )
+from fawa.storage.redis_url import RedisAddress
 
 T = TypeVar("T")
 
@@ -294,6 +296,26 @@ class BoardSettings:
 
 
 @attrs.frozen
+class StorageSettings:
+    """Where data is kept, if not in data_dir alone."""
+
+    # Read by every daemon that shares it: a content folder of its own would make each remove the others' records.
+    redis_url: RedisAddress | None = setting(
+        Maybe(RedisUrl()),
+        "",
+        "Redis, Valkey or Dragonfly that keeps the records of files and the copies of boards, for daemons that "
+        "share their data: they must share what files hold (data_dir) and link_secret too. Set a password in "
+        "the environment or the file: flags can be seen by every user of the machine.",
+    )
+    redis_ca: Path | None = setting(
+        Maybe(Place()),
+        "",
+        "PEM file with the authorities that may have signed Redis's certificate (rediss://), in place of the "
+        "system's.",
+    )
+
+
+@attrs.frozen
 class LogSettings:
     """What is logged, on standard error."""
 
@@ -380,6 +402,7 @@ class Settings:
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
+    storage: StorageSettings = section(StorageSettings, "Storage")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")
 

@@ -29,8 +29,10 @@ BACKENDS = {
         "MINIO_USE_SSL",
         "MINIO_PUBLIC_ENDPOINT",
     ),
-    "Redis": ("DRAGONFLY_ADDR",),
 }
+
+#: Variables of earlier deployments that mean what a setting does; the setting's own wins.
+LEGACY_VARIABLES = {"DRAGONFLY_ADDR": "storage.redis_url"}
 
 #: The file key of earlier deployments for their one listener.
 ADDR = "addr"
@@ -150,6 +152,9 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
     """Read the settings' variables; also return what says where the file is."""
     source = Source()
     keys = {row.variable: key for key, row in TABLE.items()}
+    for name, key in LEGACY_VARIABLES.items():
+        if environ.get(name):
+            source.given[key] = Given(environ[name], f"environment {name}")
     for name, text in environ.items():
         if name in keys:
             source.given[keys[name]] = Given(text, f"environment {name}")

@@ -9,9 +9,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import attrs
 import trio
@@ -47,6 +47,7 @@ from fawa.storage.base import (
     Upload,
     is_key,
 )
+from fawa.storage.leases import Lease, Leases, embedded_leases
 from fawa.storage.lifecycle import expire, find, open_file, publish, repair
 
 #: Bytes of randomness in a key: 80 bits, 16 characters of a-z and 2-7.
@@ -54,6 +55,14 @@ _KEY_BYTES: Final = 10
 
 #: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+#: The lease under which expired files are removed, and for how many sweep intervals it is taken: as long a
+#: daemon that died keeps the others from sweeping.
+_SWEEP: Final = "file-sweep"
+_SWEEP_INTERVALS: Final = 3
+
+#: Seconds to let the lease go at the end.
+_RELEASE_TIMEOUT: Final = 1.0
 
 _log = get_logger("fawa.services.file")
 
@@ -297,6 +306,7 @@ class FileService:
     #: Open the stores; each run opens and closes them anew.
     open_content: Callable[[], AbstractAsyncContextManager[ContentStore]]
     open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
+    open_leases: Callable[[], AbstractAsyncContextManager[Leases]] = embedded_leases
     #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
     secret: bytes = attrs.field(repr=False)
     #: May be replaced while running; `sweep_interval` counts from the next sweep on.
@@ -313,17 +323,36 @@ class FileService:
         """
         # Reads the system's list of media types, once.
         await trio.to_thread.run_sync(mimetypes.init)
-        async with self.open_content() as content, self.open_metadata() as metadata:
+        async with (
+            self.open_content() as content,
+            self.open_metadata() as metadata,
+            self.open_leases() as leases,
+        ):
             repaired = await repair(content, metadata, self.clock())
             if repaired.total:
                 _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
             rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
             links = Links(content, metadata, self.secret, self.clock)
             task_status.started(Offer(rpc=(rpc,), http=links.routes))
+            await self._sweep(content, metadata, leases)
+
+    async def _sweep(self, content: ContentStore, metadata: MetadataStore, leases: Leases) -> NoReturn:
+        """Remove expired files from time to time; of daemons that share the stores, one does.
+
+        It keeps the lease from sweep to sweep. Should two sweep after all, the files go all the same.
+        """
+        lease: Lease | None = None
+        try:
             while True:
-                await trio.sleep(self.settings.sweep_interval)
+                interval = self.settings.sweep_interval
+                await trio.sleep(interval)
                 try:
-                    if removed := await expire(content, metadata, self.clock()):
+                    lease = await leases.acquire(_SWEEP, _SWEEP_INTERVALS * interval)
+                    if lease is not None and (removed := await expire(content, metadata, self.clock())):
                         _log.debug("expired files were removed", count=removed)
                 except StorageError as error:
                     _log.error("expired files remain and are tried again", error=str(error))
+        finally:
+            if lease is not None:
+                with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):
+                    await leases.release(lease)

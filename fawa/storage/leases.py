@@ -59,14 +59,14 @@ class EmbeddedLeases:
     _fences: dict[str, int] = attrs.field(factory=dict, init=False)
     _held: set[str] = attrs.field(factory=set, init=False)
 
-    async def acquire(self, name: str, ttl: float) -> Lease | None:  # noqa: ARG002 - lasts for good
+    async def acquire(self, name: str, ttl: float) -> Lease | None:
         """Return the lease."""
         if name not in self._held:
             self._held.add(name)
             self._fences[name] = self._fences.get(name, 0) + 1
         return Lease(name, self._fences[name])
 
-    async def renew(self, lease: Lease, ttl: float) -> bool:  # noqa: ARG002
+    async def renew(self, lease: Lease, ttl: float) -> bool:
         """Tell whether it was not released."""
         return lease.name in self._held and self._fences[lease.name] == lease.fence
 

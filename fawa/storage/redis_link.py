@@ -47,7 +47,16 @@ MAX_CALLS: Final = 64
 MAX_CONNECTIONS: Final = 4
 
 #: The server is starting, is no primary (any more), or a cluster moves slots: the same call soon works.
-_PASSING: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED")
+_PASSING: Final = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "UNBLOCKED",
+)
 
 _log = get_logger("fawa.storage.redis")
 
@@ -212,7 +221,9 @@ async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIter
     try:
         tls = ssl.create_default_context(cafile=ca) if address.tls else None
     except OSError as error:
-        raise StorageError(f"the certificates in {ca} cannot be read: {error}. Check storage.redis_ca.") from error
+        raise StorageError(
+            f"the certificates in {ca} cannot be read: {error}. Check storage.redis_ca."
+        ) from error
     async with trio.open_nursery() as nursery:
         try:
             yield RedisLink(address, tls, nursery)
@@ -228,7 +239,7 @@ def _first(error: BaseException) -> BaseException:
 
 def _causes(error: BaseException | None) -> str:
     """Write an error with what led to it: coredis tells the reason of a failed connection only as cause."""
-    texts = []
+    texts: list[str] = []
     while error is not None and len(texts) < 4:
         error = _first(error)
         if (text := str(error) or type(error).__name__) not in texts:
@@ -266,12 +277,12 @@ def _explain(address: RedisAddress, error: BaseException) -> StorageError:
     text = _causes(error)
     if text.startswith("OOM") or "OOM command not allowed" in text or "'maxmemory'" in text:
         return OutOfSpace(
-            f"Redis at {address} has reached its memory limit ({text}). Raise maxmemory there, or free memory."
+            f"Redis at {address} has reached its memory limit ({text}). Raise maxmemory there, or free some."
         )
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
         return StorageError(
-            f"Redis at {address} refused ({text}). Check user and password in storage.redis_url, and that the "
-            "user may run EVAL on keys that begin with {fawa"
+            f"Redis at {address} refused ({text}). Check user and password in storage.redis_url, and that "
+            "the user may run EVAL on keys that begin with {fawa."
         )
     if "certificate" in text.lower():
         return StorageError(
@@ -279,4 +290,6 @@ def _explain(address: RedisAddress, error: BaseException) -> StorageError:
         )
     if isinstance(error, exceptions.ResponseError):
         return StorageError(f"Redis at {address} refused: {text}")
-    return StorageError(f"Redis at {address} cannot be reached ({text}). Check that it runs, and the address.")
+    return StorageError(
+        f"Redis at {address} cannot be reached ({text}). Check that it runs, and the address."
+    )

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from fawa.storage.base import NotFound, OutOfSpace, StorageError
-from fawa.storage.redis import OVERHEAD, RedisBoards, RedisLeases, board_store, lease_store, metadata_store
+from fawa.storage.redis import OVERHEAD, RedisBoards, board_store, lease_store, metadata_store
 from fawa.storage.redis_link import MAX_CALLS
 from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
