@@ -299,12 +299,12 @@ class BoardSettings:
 class StorageSettings:
     """Where data is kept, if not in data_dir alone."""
 
-    # Read by every daemon that shares it: a content folder of its own would make each remove the others' records.
+    # With a content folder of its own, each daemon would repair away the records of the others.
     redis_url: RedisAddress | None = setting(
         Maybe(RedisUrl()),
         "",
-        "Redis, Valkey or Dragonfly that keeps the records of files and the copies of boards, for daemons that "
-        "share their data: they must share what files hold (data_dir) and link_secret too. Set a password in "
+        "Redis, Valkey or Dragonfly that keeps the records of files and the copies of boards, for daemons "
+        "that share their data: they must share what files hold (data_dir) and link_secret too. Set a password in "
         "the environment or the file: flags can be seen by every user of the machine.",
     )
     redis_ca: Path | None = setting(

@@ -1,7 +1,7 @@
 """Leases: of several daemons that share stores, one does a piece of work at a time.
 
-Held work must stay harmless when two do it: a daemon that stands still can outlive its lease without noticing.
-Where that is not enough, the store refuses fences older than the newest it has seen.
+Held work must stay harmless when two do it: a daemon that stands still can outlive its lease without
+noticing. Where that is not enough, the store refuses fences older than the newest it has seen.
 """
 
 from __future__ import annotations

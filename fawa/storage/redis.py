@@ -6,8 +6,8 @@ cluster's slot: `{fawa.files}`, `{fawa.boards}`, `{fawa.leases}`.
 Records (`{fawa.files}`):
 
 - `record:KEY`, a hash. Redis removes it `RECORD_MARGIN` after its file expires, counted by Redis's own clock.
-- `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in the
-  order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
+- `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
+  the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
   `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
 
 Redis keeps what it acknowledged as well as it is told to: set `appendonly yes`, and `maxmemory-policy
@@ -44,8 +44,8 @@ _FILES: Final = "{fawa.files}:"
 _BOARDS: Final = "{fawa.boards}:"
 _LEASES: Final = "{fawa.leases}:"
 
-# KEYS: record, expiry, keys, uploading. An add that came through but whose answer was lost is known again by its
-# token.
+# KEYS: record, expiry, keys, uploading. An add that came through but whose answer was lost is known again by
+# its token.
 _ADD: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.call('HGET', KEYS[1], 'added_by') == ARGV[3] and 1 or 0
@@ -142,7 +142,7 @@ class RedisRecords:
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise StorageError(
-                f"the record {_FILES}record:{key} in Redis at {self._link.address} is not one of ours ({error})"
+                f"the record {_FILES}record:{key} in Redis at {self._link.address} is none of ours ({error})"
             ) from error
 
     async def delete(self, key: str) -> None:

@@ -40,6 +40,13 @@ ANSWER_TIMEOUT: Final = 3.0
 #: each time and jittered, so that daemons which lost the same Redis do not come back in step.
 RETRY_DELAY: Final = 0.05
 
+#: Seconds in which a call may be tried again.
+RETRY_TIMEOUT: Final = 2.0
+
+#: Seconds, jittered, in which calls fail at once after one could not reach Redis in all its tries: nobody waits
+#: for what is not there, and Redis is not stormed when it is back.
+AWAY: Final = 0.5
+
 #: Calls under way at once. Others wait their turn here: coredis queues without bound.
 MAX_CALLS: Final = 64
 
@@ -77,6 +84,9 @@ class RedisLink:
     _tls: ssl.SSLContext | None
     _nursery: trio.Nursery
     _client: _Client | None = None
+    #: Why Redis could not be reached, and until when that is told without a try.
+    _away: StorageError | None = attrs.field(default=None, init=False)
+    _away_until: float = attrs.field(default=0.0, init=False)
     _opening: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_CALLS), init=False)
 
@@ -98,9 +108,10 @@ class RedisLink:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         async with self._turns:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIMEOUT) as scope:
+            if self._away is not None and trio.current_time() < self._away_until:
+                raise self._away
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIMEOUT):
                 return await self._run(script, keys, arguments, again)
-            assert scope.cancelled_caught
             self._drop(self._client)
             raise StorageError(
                 f"Redis at {self.address} did not answer within {CALL_TIMEOUT:g} seconds. "
@@ -110,19 +121,23 @@ class RedisLink:
     async def _run(self, script: str, keys: list[str], arguments: list[Any], again: bool) -> Any:
         """Try until it works, fails for good, or the deadline ends it."""
         delay = RETRY_DELAY
-        until = trio.current_time() + CALL_TIMEOUT
+        until = trio.current_time() + RETRY_TIMEOUT
         while True:
             client: _Client | None = None
             try:
                 client = await self._connected()
                 answer = await client.redis.eval(script, keys=keys, args=arguments)
-            except (exceptions.RedisError, OSError, trio.TrioInternalError) as error:
+            except (exceptions.RedisError, OSError) as error:
                 if not isinstance(error, exceptions.ResponseError) or _is_passing(error):
                     self._drop(client)
                 refused = client is None or _is_passing(error) or _not_sent(error)
                 retry = _may_pass(error) and (again or refused)
-                if not retry or trio.current_time() + 2 * delay > until - ANSWER_TIMEOUT:
-                    raise _explain(self.address, error) from error
+                if not retry or trio.current_time() + 2 * delay > until:
+                    failure = _explain(self.address, error)
+                    if not isinstance(error, exceptions.ResponseError):
+                        self._away = failure
+                        self._away_until = trio.current_time() + AWAY * random.uniform(0.5, 1.5)  # noqa: S311
+                    raise failure from error
                 await trio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 delay *= 2
             else:
@@ -144,11 +159,14 @@ class RedisLink:
                 task_status.started(client)
                 started = True
                 await client.ended.wait()
-        except* (exceptions.RedisError, OSError) as errors:
+        except (exceptions.RedisError, OSError, ExceptionGroup) as error:
+            cause = _first(error)
+            if not isinstance(cause, exceptions.RedisError | OSError):
+                raise
             if not started:
-                raise _first(errors) from None
+                raise cause from error
             # Its calls have told already; a new client is made for the next.
-            _log.debug("a Redis client ended with an error", error=str(_first(errors)))
+            _log.debug("a Redis client ended with an error", error=str(cause))
 
     def _drop(self, client: _Client | None) -> None:
         """Do without this client from now on; other calls that use it fail and are tried again."""
@@ -224,11 +242,15 @@ async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIter
         raise StorageError(
             f"the certificates in {ca} cannot be read: {error}. Check storage.redis_ca."
         ) from error
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
             yield RedisLink(address, tls, nursery)
-        finally:
-            nursery.cancel_scope.cancel()
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _first(error: BaseException) -> BaseException:

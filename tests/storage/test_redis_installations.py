@@ -1,0 +1,130 @@
+"""Redis behind TLS, under Sentinel and as a cluster; and two daemons that share one."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fawa.net.tls import development_certificate
+from fawa.storage.base import StorageError
+from fawa.storage.redis import board_store, lease_store, metadata_store
+from fawa.storage.redis_url import parse_redis_url
+from tests.daemon import running
+from tests.redis_server import PATIENCE, RedisServer, free_port, redis_server
+from tests.storage.contract import KEY, list_keys, make_record
+from tests.storage.test_redis import when_back
+
+# As in test_redis.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:.*MemoryObject(Send|Receive)Stream:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def collect() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+def wait_until(server: RedisServer, words: tuple[str, ...], wanted: bytes) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while wanted not in (answer := server.ask(*words)):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.05)
+
+
+async def test_tls(tmp_path: Path) -> None:
+    development_certificate(tmp_path, time.time(), "")
+    certificate, key = tmp_path / "dev-cert.pem", tmp_path / "dev-key.pem"
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    with redis_server(tmp_path / "redis", *options, "--tls-auth-clients", "no", port=port):
+        address = parse_redis_url(f"rediss://127.0.0.1:{port}")
+        async with metadata_store(address, certificate) as store:
+            await store.add(make_record())
+            assert await store.get(KEY) == make_record()
+        async with metadata_store(address) as store:
+            with pytest.raises(StorageError, match=r"not trusted .* Set storage\.redis_ca"):
+                await store.get(KEY)
+
+
+async def test_a_cluster(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                redis_server(
+                    tmp_path / str(n), "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+                )
+            )
+            for n in range(3)
+        ]
+        for n, server in enumerate(servers):
+            first, last = n * 16384 // 3, (n + 1) * 16384 // 3 - 1
+            assert server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == b"+OK\r\n"
+            bus = server.command[server.command.index("--cluster-port") + 1]
+            assert servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port), bus) == b"+OK\r\n"
+        for server in servers:
+            wait_until(server, ("CLUSTER", "INFO"), b"cluster_state:ok")
+            wait_until(server, ("CLUSTER", "INFO"), b"cluster_known_nodes:3")
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        address = parse_redis_url(f"redis+cluster://{hosts}")
+        async with metadata_store(address) as files, board_store(address) as boards:
+            for n in range(20):
+                await files.add(make_record(f"key{n:02}"))
+            assert await list_keys(files) == [f"key{n:02}" for n in range(20)]
+            await files.delete("key00")
+            await boards.put("ABC123", b"one", 100.0)
+            assert await boards.get("ABC123", 0.0) == b"one"
+            assert await boards.sweep(100.0, 0) == 1
+        async with lease_store(address) as leases:
+            assert await leases.acquire("sweep", 60.0)
+
+
+async def test_sentinel_moves_to_the_replica(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path / "one") as one,
+        redis_server(
+            tmp_path / "two", "--replicaof", f"127.0.0.1 {one.port}", "--repl-diskless-sync-delay", "0"
+        ) as two,
+    ):
+        wait_until(two, ("INFO", "replication"), b"master_link_status:up")
+        port = free_port()
+        (tmp_path / "sentinel").mkdir()
+        config = tmp_path / "sentinel" / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\nsentinel monitor files 127.0.0.1 {one.port} 1\n"
+            "sentinel down-after-milliseconds files 500\nsentinel failover-timeout files 5000\n"
+        )
+        with redis_server(tmp_path / "sentinel", str(config), "--sentinel", port=port) as sentinel:
+            wait_until(sentinel, ("SENTINEL", "REPLICAS", "files"), str(two.port).encode())
+            async with metadata_store(parse_redis_url(f"redis+sentinel://127.0.0.1:{port}/files")) as store:
+                await store.add(make_record())
+                assert two.ask("WAIT", "0", "0")
+                wait_until(two, ("EXISTS", "{fawa.files}:record:" + KEY), b":1")
+                one.kill()
+                assert await when_back(lambda: store.get(KEY)) == make_record()
+                await when_back(lambda: store.add(make_record("after")))
+                assert await list_keys(store) == [KEY, "after"]
+
+
+def test_of_two_daemons_one_sweeps_and_the_other_takes_over(tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as server:
+        flags = ["--storage-redis-url", server.url, "--file-sweep-interval", "200ms", "--log-level", "debug"]
+        holder = ("GET", "{fawa.leases}:file-sweep:holder")
+        fence = ("GET", "{fawa.leases}:file-sweep:fence")
+        with running(tmp_path / "data", *flags) as one:
+            wait_until(server, fence, b"\r\n1\r\n")
+            first = server.ask(*holder)
+            with running(tmp_path / "data", *flags):
+                assert server.ask(*holder) == first
+                one.kill()
+                wait_until(server, fence, b"\r\n2\r\n")
+                assert server.ask(*holder) != first
+            assert server.ask(*holder) == b"_\r\n" or server.ask(*holder) == b"$-1\r\n", (
+                "it let go at its end"
+            )
