@@ -57,7 +57,8 @@ class RedisServer:
         while True:
             assert self.process.poll() is None, f"{self.command} ended: {self.log}"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                break
+                if "--tls-port" in self.command or not self.ask("PING").startswith(b"-LOADING"):
+                    break
             assert time.monotonic() < deadline, f"{self.command} does not listen: {self.log}"
             time.sleep(0.01)
 

@@ -304,8 +304,8 @@ class StorageSettings:
         Maybe(RedisUrl()),
         "",
         "Redis, Valkey or Dragonfly that keeps the records of files and the copies of boards, for daemons "
-        "that share their data: they must share what files hold (data_dir) and link_secret too. Set a password in "
-        "the environment or the file: flags can be seen by every user of the machine.",
+        "that share their data: they must share what files hold (data_dir) and link_secret too. Set a "
+        "password in the environment or the file: flags can be seen by every user of the machine.",
     )
     redis_ca: Path | None = setting(
         Maybe(Place()),

@@ -43,8 +43,8 @@ RETRY_DELAY: Final = 0.05
 #: Seconds in which a call may be tried again.
 RETRY_TIMEOUT: Final = 2.0
 
-#: Seconds, jittered, in which calls fail at once after one could not reach Redis in all its tries: nobody waits
-#: for what is not there, and Redis is not stormed when it is back.
+#: Seconds, jittered, in which calls fail at once after one could not reach Redis in all its tries: nobody
+#: waits for what is not there, and Redis is not stormed when it is back.
 AWAY: Final = 0.5
 
 #: Calls under way at once. Others wait their turn here: coredis queues without bound.
@@ -87,6 +87,8 @@ class RedisLink:
     #: Why Redis could not be reached, and until when that is told without a try.
     _away: StorageError | None = attrs.field(default=None, init=False)
     _away_until: float = attrs.field(default=0.0, init=False)
+    #: Of the clients; `_close` cancels them.
+    _scopes: set[trio.CancelScope] = attrs.field(factory=set, init=False)
     _opening: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_CALLS), init=False)
 
@@ -154,7 +156,8 @@ class RedisLink:
         """Have a client until it is dropped."""
         started = False
         try:
-            async with self._clients() as redis:
+            # Lives as long as the link: when its user is cancelled, what it does to clean up still has Redis.
+            async with self._until_closed(), self._clients() as redis:
                 client = _Client(redis)
                 task_status.started(client)
                 started = True
@@ -167,6 +170,20 @@ class RedisLink:
                 raise cause from error
             # Its calls have told already; a new client is made for the next.
             _log.debug("a Redis client ended with an error", error=str(cause))
+
+    @asynccontextmanager
+    async def _until_closed(self) -> AsyncIterator[None]:
+        with trio.CancelScope(shield=True) as scope:  # noqa: ASYNC100 - the user's, while it yields
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+    def _close(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()
+        self._nursery.cancel_scope.cancel()
 
     def _drop(self, client: _Client | None) -> None:
         """Do without this client from now on; other calls that use it fail and are tried again."""
@@ -244,11 +261,13 @@ async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIter
         ) from error
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
+        link = RedisLink(address, tls, nursery)
         try:
-            yield RedisLink(address, tls, nursery)
-        except Exception as error:
+            yield link
+        except Exception as error:  # raised below, as it is and not in a group
             failure = error
-        nursery.cancel_scope.cancel()
+        finally:
+            link._close()
     if failure is not None:
         raise failure
 

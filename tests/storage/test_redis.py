@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 HUGE = 1 << 50
 
-# A connection of coredis that was refused leaves its memory channels open. They hold nothing, and are told of when
-# they are collected, which `collect` has happen here.
+# A connection of coredis that was refused leaves its memory channels open. They hold nothing, and are told of
+# when they are collected, which `collect` has happen here.
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:.*MemoryObject(Send|Receive)Stream:pytest.PytestUnraisableExceptionWarning"
 )
@@ -188,10 +188,30 @@ class TestFailures:
             assert await when_back(lambda: store.get(KEY)) == make_record()
 
     async def test_an_error_of_whoever_uses_it_comes_as_it_is(self, own: RedisServer) -> None:
-        with pytest.raises(ZeroDivisionError):
+        async def fail() -> None:
             async with metadata_store(parse_redis_url(own.url)) as store:
                 await store.add(make_record())
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+    async def test_who_is_cancelled_can_still_clean_up(self, own: RedisServer) -> None:
+        with trio.CancelScope() as scope:
+            async with metadata_store(parse_redis_url(own.url)) as store:
+                await store.add(make_record())
+                try:
+                    scope.cancel()
+                    await trio.sleep_forever()
+                finally:
+                    with trio.fail_after(5) as cleaning:
+                        cleaning.shield = True
+                        await store.delete(KEY)
+                        own.kill()
+                        own.start()
+                        await when_back(lambda: store.add(make_record("new")))
+        assert own.ask("EXISTS", "{fawa.files}:record:" + KEY) == b":0\r\n"
+        assert own.ask("EXISTS", "{fawa.files}:record:new") == b":1\r\n"
 
     async def test_cancelled_calls_leave_the_connections_usable(self, own: RedisServer) -> None:
         async with metadata_store(parse_redis_url(own.url)) as store:
