@@ -87,7 +87,9 @@ class Ops:
         return {
             sample.name
             + (
-                f"{{{','.join(f'{k}={v}' for k, v in sample.labels.items())}}}" if sample.labels else ""
+                f"{{{','.join(f'{k}={v}' for k, v in sorted(sample.labels.items()))}}}"
+                if sample.labels
+                else ""
             ): sample.value
             for family in text_string_to_metric_families(text.decode())
             for sample in family.samples
@@ -164,13 +166,13 @@ async def test_metrics_count_what_was_called(tmp_path: Path) -> None:
         assert (await ops.call("GET", "/made/up"))[0] == 404
         assert (await ops.call("GET", "/goods/secret-key"))[0] == 200
         samples = await ops.samples()
-        count = "fawa_rpc_duration_seconds_count{{method={},dialect={},code={}}}".format
+        count = "fawa_rpc_duration_seconds_count{{code={2},dialect={1},method={0}}}".format
         hello = "/greet.v1.GreetService/SayHello"
         assert samples[count(hello, "connect", "OK")] == 3
         assert samples[count(hello, "connect", "INVALID_ARGUMENT")] == 1
         assert samples[f"fawa_received_bytes_total{{route={hello}}}"] >= 3 * len(HELLO)
-        assert samples["fawa_http_request_duration_seconds_count{route=/goods/…,method=GET,status=200}"] == 1
-        assert samples["fawa_http_request_duration_seconds_count{route=other,method=GET,status=404}"] == 1
+        assert samples["fawa_http_request_duration_seconds_count{method=GET,route=/goods/…,status=200}"] == 1
+        assert samples["fawa_http_request_duration_seconds_count{method=GET,route=other,status=404}"] == 1
         assert not [name for name in samples if "made" in name or "secret" in name]
         assert samples["shop_customers"] == 3
         assert samples["fawa_ready"] == samples["fawa_service_up{service=shop}"] == 1
