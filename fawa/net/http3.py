@@ -13,6 +13,7 @@ from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Inte
 from fawa.net.files import read_pieces
 from fawa.net.http3_head import Head, read_head_untrusted
 from fawa.net.quic_engine import (
+    GOAWAY_PING,
     DatagramReceived,
     DataReceived,
     ErrorCode,
@@ -24,29 +25,27 @@ from fawa.net.quic_engine import (
     StopSendingReceived,
     StreamReset,
 )
+from fawa.net.session_streams import STREAM_REJECTED, SessionLimits, SessionStreams
 
 #: Seconds until requests are refused after GOAWAY has announced it, where the peer does not answer the PING.
 _GOAWAY_WAIT: Final = 2.0
 #: Finished responses with less than this to send need nobody who waits for them.
 _SMALL: Final = 16 * 1024
-#: A stream of a WebTransport session that there is not (draft-ietf-webtrans-http3 section 4.5).
-_STREAM_REJECTED: Final = 0x3994BD84
+#: WebTransport sessions on one connection, with those that are still to be asked for.
+_MOST_SESSIONS: Final = 8
 
 
-class Session(Protocol):
-    """What takes the streams and datagrams of an extended CONNECT (WebTransport)."""
+class BodySink(Protocol):
+    """Takes what comes on a request stream as it comes: see `H3Exchange.divert`."""
 
-    def stream_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
-        """Octets have come on a stream of the session, which the client may just have opened."""
+    def body(self, data: bytes) -> None:
+        """Octets have come."""
 
-    def stream_reset(self, stream_id: int, code: int) -> None:
-        """The client has broken off what it sends on a stream."""
+    def body_end(self) -> None:
+        """Nothing more will come."""
 
-    def stop_sending(self, stream_id: int, code: int) -> None:
-        """The client wants no more of what we send on a stream."""
-
-    def datagram(self, data: bytes) -> None:
-        """A datagram has come."""
+    def interrupt(self) -> None:
+        """The connection drains: see `Exchange.interrupt`."""
 
 
 class H3Exchange(Exchange):
@@ -60,6 +59,7 @@ class H3Exchange(Exchange):
         "_interrupted",
         "_pieces",
         "_protocol",
+        "_sink",
         "buffered",
         "conn",
         "id",
@@ -82,11 +82,17 @@ class H3Exchange(Exchange):
         self._broken = False
         self._protocol = head.protocol
         self._interrupted = False
+        self._sink: BodySink | None = None
 
     # The connection's side: what arrived.
 
     def feed(self, data: bytes) -> None:
         """Body octets have arrived."""
+        if self._sink is not None:
+            self.conn.engine.release(self.id)
+            self.bytes_in += len(data)
+            self._sink.body(data)
+            return
         self.buffered += len(data)
         self._pieces.append(data)
         if self._arrived is not None:
@@ -95,8 +101,25 @@ class H3Exchange(Exchange):
     def feed_end(self) -> None:
         """The body has ended; request trailers carry nothing that any of our protocols uses."""
         self._ended = True
+        if self._sink is not None:
+            self._sink.body_end()
         if self._arrived is not None:
             self._arrived.set()
+
+    def divert(self, sink: BodySink) -> None:
+        """Give what comes from here on to `sink`, and what has come already; `receive` is not to be called.
+
+        No task is needed that receives; a sink has to take all at once.
+        """
+        self._sink = sink
+        pieces, self._pieces = self._pieces, []
+        self.buffered = 0
+        for data in pieces:
+            self.feed(data)
+        if self._ended:
+            sink.body_end()
+        if self._interrupted:
+            sink.interrupt()
 
     def close(self) -> None:
         """The application has returned: end what it left open and drop what it left unread."""
@@ -188,7 +211,7 @@ class H3Exchange(Exchange):
         try:
             await self.conn.wait_room(lambda: not self.owes, self._progress)
         except Disconnected:
-            self._reset(ErrorCode.H3_REQUEST_CANCELLED)
+            self.reset(ErrorCode.H3_REQUEST_CANCELLED)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()
@@ -201,7 +224,7 @@ class H3Exchange(Exchange):
 
     def abort(self) -> None:
         if not self._finished:
-            self._reset(ErrorCode.H3_INTERNAL_ERROR)
+            self.reset(ErrorCode.H3_INTERNAL_ERROR)
 
     @property
     def protocol(self) -> str:
@@ -229,10 +252,13 @@ class H3Exchange(Exchange):
 
     def interrupt(self) -> None:
         self._interrupted = True
+        if self._sink is not None:
+            self._sink.interrupt()
         if self._arrived is not None:
             self._arrived.set()
 
-    def _reset(self, code: int) -> None:
+    def reset(self, code: int) -> None:
+        """Break off both directions with an error code of HTTP/3."""
         if self.is_live:
             self._broken = True
             self.conn.engine.abandon(self.id, code)
@@ -271,8 +297,8 @@ class H3Connection:
         self.wake = wake
         #: Open requests by stream; one is taken out when its application returns or the peer resets it.
         self.exchanges: dict[int, H3Exchange] = {}
-        #: Who takes the streams and datagrams that belong to an extended CONNECT, by its stream.
-        self.sessions: dict[int, Session] = {}
+        #: What takes the streams and datagrams of WebTransport sessions, by the stream of their CONNECT.
+        self.sessions: dict[int, SessionStreams] = {}
         #: The session that a stream belongs to.
         self.session_of: dict[int, int] = {}
         #: Nothing can be sent any more.
@@ -302,37 +328,59 @@ class H3Connection:
                     if event.stream_ended:
                         exchange.feed_end()
             case StreamReset(stream_id=stream_id, error_code=code):
-                if (session := self._session(stream_id)) is not None:
+                if (session := self._session_of(stream_id)) is not None:
                     session.stream_reset(stream_id, code)
                 elif stream_id % 4 == 0:
                     self._drop(stream_id)
             case StopSendingReceived(stream_id=stream_id, error_code=code):
-                if (session := self._session(stream_id)) is not None:
+                if (session := self._session_of(stream_id)) is not None:
                     session.stop_sending(stream_id, code)
                 elif stream_id % 4 == 0:
                     self._drop(stream_id)
-            case SessionStreamData(stream_id=stream_id, session_id=session_id):
-                self.session_of[stream_id] = session_id
-                if (session := self.sessions.get(session_id)) is not None:
-                    session.stream_data(stream_id, event.data, ended=event.stream_ended)
-                else:
-                    self._reject(stream_id)
+            case SessionStreamData():
+                self._session_data(event)
             case DatagramReceived(stream_id=session_id):
-                if (session := self.sessions.get(session_id)) is not None:
+                if (session := self.session(session_id)) is not None:
                     session.datagram(event.data)
-            case PingAcknowledged() if self.draining:
+            case PingAcknowledged(uid=number) if self.draining and number == GOAWAY_PING:
                 self._refuse_new()
 
-    def _session(self, stream_id: int) -> Session | None:
+    # WebTransport.
+
+    def session(self, session_id: int) -> SessionStreams | None:
+        """Return what takes the streams of a session; `None` where there is none, and none is on its way."""
+        session = self.sessions.get(session_id)
+        if session is None and self._may_become_session(session_id):
+            session = self.sessions[session_id] = SessionStreams(self, session_id, SessionLimits())
+        return session
+
+    def _may_become_session(self, session_id: int) -> bool:
+        exchange = self.exchanges.get(session_id)
+        if exchange is None:
+            may = session_id >= self._next_id  # its request may have been overtaken
+        else:
+            may = exchange.protocol == "webtransport" and not exchange.status
+        return may and len(self.sessions) < _MOST_SESSIONS
+
+    def _session_of(self, stream_id: int) -> SessionStreams | None:
         session_id = self.session_of.get(stream_id)
         return None if session_id is None else self.sessions.get(session_id)
 
-    def _reject(self, stream_id: int) -> None:
-        del self.session_of[stream_id]
-        self.engine.stop(stream_id, _STREAM_REJECTED)
-        if stream_id % 4 == 0:
-            self.engine.reset(stream_id, _STREAM_REJECTED)
-        self.engine.forget(stream_id)
+    def _session_data(self, event: SessionStreamData) -> None:
+        stream_id, session_id = event.stream_id, event.session_id
+        if session_id % 4:
+            self.engine.close(ErrorCode.H3_ID_ERROR, f"{session_id} is the stream of no session")
+        elif (session := self.session(session_id)) is not None:
+            self.session_of[stream_id] = session_id
+            session.stream_data(stream_id, event.data, ended=event.stream_ended)
+        else:
+            self.engine.reject_session_stream(stream_id, STREAM_REJECTED)
+
+    def _end_session(self, session_id: int) -> None:
+        if (session := self.sessions.pop(session_id, None)) is not None:
+            session.end()
+
+    # Requests.
 
     def _head(self, event: HeadersReceived) -> None:
         stream_id = event.stream_id
@@ -363,12 +411,14 @@ class H3Connection:
     def _refuse(self, stream_id: int, code: int) -> None:
         self.engine.abandon(stream_id, code)
         self.engine.forget(stream_id)
+        self._end_session(stream_id)
 
     def _drop(self, stream_id: int) -> None:
         """The peer has given a request up, or sent what is none: cancel the call."""
         exchange = self.exchanges.pop(stream_id, None)
         self.engine.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
         self.engine.forget(stream_id)
+        self._end_session(stream_id)
         if exchange is not None:
             exchange.cancel()
             self.made_progress()
@@ -393,7 +443,7 @@ class H3Connection:
         exchange.close()
         if self.exchanges.get(exchange.id) is exchange:
             del self.exchanges[exchange.id]
-        self.sessions.pop(exchange.id, None)
+        self._end_session(exchange.id)
         self.wake()
 
     def lose(self) -> None:
@@ -403,7 +453,8 @@ class H3Connection:
             for exchange in self.exchanges.values():
                 exchange.cancel()
             self.exchanges.clear()
-            self.sessions.clear()
+            for session_id in list(self.sessions):
+                self._end_session(session_id)
             self._answered.set()
             self.made_progress()
 
@@ -444,7 +495,7 @@ class H3Connection:
         for exchange in self.exchanges.values():
             exchange.start_drain()
         self.engine.goaway()
-        self.engine.ping()
+        self.engine.ping(GOAWAY_PING)
         self._calls.start_soon(self._refuse_later)
         self.wake()
 

@@ -330,6 +330,7 @@ class QuicListener:
             max_streams=self._limits.max_streams,
             stream_window=self._limits.stream_window,
             connection_window=self._limits.connection_window,
+            sessions=True,
         )
         try:
             facts = TlsFacts(current.chain, current.key, limits)

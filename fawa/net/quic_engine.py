@@ -42,6 +42,8 @@ from aioquic.quic.packet import QuicFrameType
 from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
 
 __all__ = [
+    "GOAWAY_PING",
+    "KEEP_ALIVE_PING",
     "ConnectionIdIssued",
     "ConnectionIdRetired",
     "ConnectionTerminated",
@@ -60,10 +62,20 @@ __all__ = [
 
 Event = QuicEvent | H3Event
 
+#: Numbers of PINGs.
+GOAWAY_PING: Final = 0
+KEEP_ALIVE_PING: Final = 1
 #: The last stream ID of a GOAWAY that only announces the end (RFC 9114 section 5.2).
 ALL_STREAMS: Final = 2**62 - 4
 #: Frame header and length of the largest HEADERS frame, beside its payload.
 _FRAME_OVERHEAD: Final = 16
+
+#: Datagrams that wait for room in the congestion window; further ones are not sent.
+_MOST_DATAGRAMS: Final = 64
+#: What a 1-RTT packet has beside its connection ID and frames: the first octet, 2 of packet number, the tag.
+_PACKET_OVERHEAD: Final = 1 + 2 + 16
+#: Type and length of a DATAGRAM frame.
+_DATAGRAM_OVERHEAD: Final = 1 + 2
 
 # aioquic warns of everything that peers do wrong: nothing an operator could mend.
 logging.getLogger("quic").setLevel(logging.ERROR)
@@ -89,9 +101,14 @@ class _Quic(QuicConnection):
         streams.value = streams.sent = facts.limits.max_streams
 
     def allow_streams(self, count: int) -> None:
-        """Let the peer have at least `count` bidirectional streams open."""
-        limit = self._local_max_streams_bidi
-        limit.value = max(limit.value, limit.used + count)
+        """Let the peer open at least `count` more streams of each kind."""
+        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
+            limit.value = max(limit.value, limit.used + count)
+
+    def _write_reset_stream_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
+        # One beyond what the peer lets be open would end the connection (RFC 9000 section 4.6).
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder, stream)
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
@@ -251,9 +268,15 @@ class QuicEngine:
         """Close the connection (RFC 9114 section 5.3)."""
         self.quic.close(error_code=code, reason_phrase=reason)
 
-    def ping(self) -> None:
-        """Ask the peer for a sign of life, which is a `PingAcknowledged` event."""
-        self.quic.send_ping(0)
+    def ping(self, number: int) -> None:
+        """Ask the peer for a sign of life, which is a `PingAcknowledged` event with this number."""
+        self.quic.send_ping(number)
+
+    @property
+    def silence(self) -> float:
+        """How many seconds without a packet from the peer end the connection (RFC 9000 section 10.1)."""
+        seconds: float = self.quic._idle_timeout()
+        return seconds
 
     # What arrived.
 
@@ -310,7 +333,7 @@ class QuicEngine:
         self.quic.held.pop(stream_id, None)
 
     def allow_streams(self, count: int) -> None:
-        """Let the peer have at least `count` more bidirectional streams."""
+        """Let the peer open at least `count` more streams of each kind, and one for each that ends."""
         self.quic.allow_streams(count)
 
     # What is to be sent.
@@ -336,6 +359,38 @@ class QuicEngine:
             stream.finish_sending()
         self.quic.send_stream_data(stream_id, b"", end_stream=True)
 
+    def open_session_stream(self, session_id: int, *, is_unidirectional: bool) -> int:
+        """Open a stream of a WebTransport session (draft-ietf-webtrans-http3 section 4.2 and 4.3)."""
+        stream_id = self.h3.create_webtransport_stream(session_id, is_unidirectional)
+        if not is_unidirectional:
+            # What the peer sends on it is no HTTP/3.
+            with self.h3._get_or_create_stream(stream_id) as stream:
+                stream.frame_type, stream.session_id = FrameType.WEBTRANSPORT_STREAM, session_id
+        return stream_id
+
+    def send_raw(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Send octets as they are, on a stream that is not HTTP/3's."""
+        self.quic.send_stream_data(stream_id, data, end_stream=end)
+
+    def send_datagram(self, session_id: int, data: bytes) -> bool:
+        """Send a datagram of a request; returns False where it is too large, or too many wait already.
+
+        One that fits into no packet would keep all later ones from being sent.
+        """
+        frame = encode_uint_var(session_id // 4) + data
+        pending = self.quic._datagrams_pending
+        if len(frame) > self._largest_datagram() or len(pending) >= _MOST_DATAGRAMS:
+            return False
+        pending.append(frame)
+        return True
+
+    def _largest_datagram(self) -> int:
+        """Return how many octets of a DATAGRAM frame fit into a packet, and are taken by the peer."""
+        quic = self.quic
+        packet = quic._max_datagram_size - len(quic._peer_cid.cid) - _PACKET_OVERHEAD
+        # The peer's limit counts the frame's type and length, too (RFC 9221 section 3).
+        return min(packet, quic._remote_max_datagram_frame_size or 0) - _DATAGRAM_OVERHEAD
+
     def goaway(self, stream_id: int = ALL_STREAMS) -> None:
         """Announce that requests from `stream_id` on are refused (RFC 9114 section 5.2)."""
         control = None if self._h3 is None else self._h3._local_control_stream_id
@@ -345,8 +400,11 @@ class QuicEngine:
 
     def reset(self, stream_id: int, code: int) -> None:
         """Break off what we send on a stream; nothing where all of it has arrived."""
-        if stream_id in self.quic._streams:
+        stream = self.quic._streams.get(stream_id)
+        if stream is not None and not stream.sender.is_finished:
             self.quic.reset_stream(stream_id, code)
+            # What was queued will not be sent; it would be kept until the peer has acknowledged the reset.
+            stream.sender._buffer.clear()
 
     def stop(self, stream_id: int, code: int) -> None:
         """Ask the peer to send no more on a stream; what still comes is dropped."""
@@ -360,6 +418,13 @@ class QuicEngine:
         self.reset(stream_id, code)
         self.stop(stream_id, code)
 
+    def reject_session_stream(self, stream_id: int, code: int) -> None:
+        """Refuse a stream that the peer has opened, for which there is no WebTransport session."""
+        self.stop(stream_id, code)
+        if not stream_id & 2:
+            self.reset(stream_id, code)
+        self.forget(stream_id)
+
     def forget(self, stream_id: int) -> None:
         """Drop what is kept for a stream that the application is done with."""
         self.release(stream_id)
@@ -372,6 +437,16 @@ class QuicEngine:
         if stream is None or stream.sender._reset_error_code is not None:
             return 0
         return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def has_arrived(self, stream_id: int) -> bool:
+        """Whether the peer has acknowledged all that was sent on a stream."""
+        stream = self.quic._streams.get(stream_id)
+        return stream is None or stream.sender.is_finished or not stream.sender._buffer
+
+    @property
+    def blocked(self) -> int:
+        """How many of our streams the peer does not let be open yet."""
+        return len(self.quic._streams_blocked_uni) + len(self.quic._streams_blocked_bidi)
 
     def backlog(self, stream_id: int) -> int:
         """Count the octets of a stream that wait for the peer.

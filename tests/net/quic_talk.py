@@ -14,7 +14,13 @@ from pathlib import Path
 import attrs
 import trio
 from aioquic.h3.connection import H3Connection
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.h3.events import (
+    DatagramReceived,
+    DataReceived,
+    H3Event,
+    HeadersReceived,
+    WebTransportStreamDataReceived,
+)
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
@@ -149,6 +155,9 @@ class Client:
     answers: dict[int, Answer] = attrs.field(factory=dict)
     terminated: ConnectionTerminated | None = None
     established: bool = False
+    #: Speaks WebTransport; the datagrams of its sessions.
+    sessions: bool = False
+    datagrams: list[bytes] = attrs.field(factory=list)
     _news: trio.Event = attrs.field(factory=trio.Event)
     _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -180,7 +189,7 @@ class Client:
         match event:
             case HandshakeCompleted():
                 self.established = True
-                self.h3 = H3Connection(self.quic)
+                self.h3 = H3Connection(self.quic, enable_webtransport=self.sessions)
             case StreamReset(stream_id=number, error_code=code):
                 self[number].reset = code
             case StopSendingReceived(stream_id=number, error_code=code):
@@ -200,6 +209,11 @@ class Client:
             case DataReceived(stream_id=number):
                 self[number].body += event.data
                 self[number].ended = event.stream_ended
+            case WebTransportStreamDataReceived(stream_id=number):
+                self[number].body += event.data
+                self[number].ended = event.stream_ended
+            case DatagramReceived():
+                self.datagrams.append(event.data)
 
     def __getitem__(self, number: int) -> Answer:
         return self.answers.setdefault(number, Answer())
@@ -276,7 +290,12 @@ class There:
     _clients: list[Client] = attrs.field(factory=list)
 
     def client(
-        self, *, window: int = 1024 * 1024, stingy: bool = False, version: int | None = None
+        self,
+        *,
+        window: int = 1024 * 1024,
+        stingy: bool = False,
+        version: int | None = None,
+        sessions: bool = False,
     ) -> Client:
         """Return a client that has sent its first packet."""
         address: Address = ("198.51.100.1", 1024 + len(self._clients))
@@ -286,20 +305,23 @@ class There:
             cadata=self.certificates.current.chain,
             max_stream_data=window,
             idle_timeout=300,
+            max_datagram_frame_size=65536 if sessions else None,
         )
         if version is not None:
             configuration.original_version = version
         core = ClientCore(configuration=configuration)
         core.stingy = stingy
-        client = Client(core, self.network.bind(address))
+        client = Client(core, self.network.bind(address), sessions=sessions)
         self._clients.append(client)
         core.connect(SERVER, trio.current_time())
         self.nursery.start_soon(client.run)
         return client
 
-    async def connect(self, *, window: int = 1024 * 1024, stingy: bool = False) -> Client:
+    async def connect(
+        self, *, window: int = 1024 * 1024, stingy: bool = False, sessions: bool = False
+    ) -> Client:
         """Return a client whose handshake is complete."""
-        client = self.client(window=window, stingy=stingy)
+        client = self.client(window=window, stingy=stingy, sessions=sessions)
         await client.until(lambda: client.established)
         return client
 
