@@ -79,7 +79,8 @@ ROOMS = {
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
     ),
     "fawa.services.canva": Room(
-        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket fawa.net.webtransport",
+        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket "
+        "fawa.net.webtransport",
         libraries="attrs msgspec trio",
     ),
     "fawa.services.canva_client": Room(
@@ -98,6 +99,7 @@ ROOMS = {
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.proto fawa.rpc.stream",
         libraries="attrs grpclib multidict trio",
     ),
+    "fawa.services.documents": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
     "fawa.services.page": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
