@@ -31,6 +31,9 @@ from fawa.net.session_streams import STREAM_REJECTED, SessionLimits, SessionStre
 _GOAWAY_WAIT: Final = 2.0
 #: Finished responses with less than this to send need nobody who waits for them.
 _SMALL: Final = 16 * 1024
+#: Requests given up or malformed, less those answered, that end a connection (CVE-2023-44487). A client may
+#: give up everything it has open, twice over, and each may count for both directions.
+_MOST_GIVEN_UP: Final = 512
 #: WebTransport sessions on one connection, with those that are still to be asked for.
 _MOST_SESSIONS: Final = 8
 
@@ -308,6 +311,7 @@ class H3Connection:
         self._calls = calls
         self._progress = trio.lowlevel.ParkingLot()
         self._next_id = 0
+        self._given_up = 0
         self._refusing = False
         self._answered = trio.Event()
         #: The peer did not answer that PING.
@@ -419,6 +423,9 @@ class H3Connection:
         self.engine.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
         self.engine.forget(stream_id)
         self._end_session(stream_id)
+        self._given_up += 1
+        if self._given_up > _MOST_GIVEN_UP:
+            self.engine.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many requests have been reset")
         if exchange is not None:
             exchange.cancel()
             self.made_progress()
@@ -443,6 +450,7 @@ class H3Connection:
         exchange.close()
         if self.exchanges.get(exchange.id) is exchange:
             del self.exchanges[exchange.id]
+            self._given_up = max(0, self._given_up - 1)  # answered
         self._end_session(exchange.id)
         self.wake()
 
