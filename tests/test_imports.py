@@ -103,6 +103,9 @@ ROOMS = {
     ),
     "fawa.services.documents": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
+    "fawa.services.wellknown": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs msgspec"
+    ),
     "fawa.services.page": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
