@@ -330,12 +330,14 @@ class H3Connection:
             case StreamReset(stream_id=stream_id, error_code=code):
                 if (session := self._session_of(stream_id)) is not None:
                     session.stream_reset(stream_id, code)
-                elif stream_id % 4 == 0:
+                elif stream_id in self.exchanges or self.engine.is_unused(stream_id):
+                    # Otherwise the peer only answers our STOP_SENDING; what it is still owed goes on.
                     self._drop(stream_id)
             case StopSendingReceived(stream_id=stream_id, error_code=code):
+                # What has overtaken the first octets of its stream is looked at when those come.
                 if (session := self._session_of(stream_id)) is not None:
                     session.stop_sending(stream_id, code)
-                elif stream_id % 4 == 0:
+                elif stream_id in self.exchanges:
                     self._drop(stream_id)
             case SessionStreamData():
                 self._session_data(event)
@@ -392,6 +394,9 @@ class H3Connection:
         if self._refusing or len(self.exchanges) >= self.limits.max_streams:
             # This code promises that nothing was done, so the client may safely try again (section 4.1.1).
             self._refuse(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            return
+        if self.engine.reset_code(stream_id) is not None:
+            self._refuse(stream_id, ErrorCode.H3_REQUEST_CANCELLED)  # STOP_SENDING came before it
             return
         try:
             head = read_head_untrusted(event.headers)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from fawa.net import tls
 from fawa.net.capsules import Close, Drain, encode_capsule, from_http_code, to_http_code
@@ -23,9 +24,6 @@ def cert(tmp_path_factory: pytest.TempPathFactory) -> tls.Certificate:
     return certificate(Path(tmp_path_factory.mktemp("tls")))
 
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
-
 async def until_all_ended(client: Client, numbers: list[int]) -> None:
     await client.until(lambda: all(client[number].ended for number in numbers))
 
@@ -38,7 +36,7 @@ async def until_broken(stream: Stream) -> None:
 # Opening
 
 
-async def test_the_opening(cert: tls.Certificate) -> None:
+async def test_the_opening(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over, protocols=("fawa.v2", "fawa.v1")) as there:
         page = await enter(
             there.client,
@@ -58,7 +56,9 @@ async def test_the_opening(cert: tls.Certificate) -> None:
 @pytest.mark.parametrize(
     "offer", [b"", b'"other"', b"fawa.v2", b'"fawa.v2" "x"', b'"fawa.v2', b'"fawa.v2",', b"1, 2", b"\xff"]
 )
-async def test_without_a_protocol_that_both_speak(cert: tls.Certificate, offer: bytes) -> None:
+async def test_without_a_protocol_that_both_speak(
+    cert: tls.Certificate, offer: bytes, autojump_clock: MockClock
+) -> None:
     async with hall(cert, until_over, protocols=("fawa.v2",)) as there:
         page = await enter(there.client, [(b"wt-available-protocols", offer)])
         assert b"wt-protocol" not in page.answer.head
@@ -66,13 +66,13 @@ async def test_without_a_protocol_that_both_speak(cert: tls.Certificate, offer: 
         assert there.sessions[0].protocol is None
 
 
-async def test_a_protocol_with_quotes_in_its_name(cert: tls.Certificate) -> None:
+async def test_a_protocol_with_quotes_in_its_name(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over, protocols=('a "b" \\',)) as there:
         page = await enter(there.client, [(b"wt-available-protocols", b'"a \\"b\\" \\\\"')])
         assert page.answer.head[b"wt-protocol"] == b'"a \\"b\\" \\\\"'
 
 
-async def test_pages_of_other_origins_may_not(cert: tls.Certificate) -> None:
+async def test_pages_of_other_origins_may_not(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert) as there:
         page = ask_for(there.client, [(b"origin", b"https://evil.example")])
         await there.client.until(lambda: page.answer.ended)
@@ -81,14 +81,16 @@ async def test_pages_of_other_origins_may_not(cert: tls.Certificate) -> None:
         await enter(there.client, [(b"origin", b"https://fawa.example")])
 
 
-async def test_what_is_no_session(cert: tls.Certificate) -> None:
+async def test_what_is_no_session(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert) as there:
         answer = await there.client.ask("/session", method="GET")
         assert answer.status == 400
         assert answer.body == b"/session is a WebTransport session: connect by extended CONNECT on HTTP/3\n"
 
 
-async def test_a_connection_has_only_so_many_sessions(cert: tls.Certificate) -> None:
+async def test_a_connection_has_only_so_many_sessions(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert) as there:
         pages = [await enter(there.client) for _ in range(8)]
         one = ask_for(there.client)
@@ -105,7 +107,7 @@ async def test_a_connection_has_only_so_many_sessions(cert: tls.Certificate) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_streams_are_whole_and_ordered_where_the_network_is_bad(
-    cert: tls.Certificate, seed: int
+    cert: tls.Certificate, seed: int, autojump_clock: MockClock
 ) -> None:
     weather = Weather(loss=0.05, reorder=0.2, duplicate=0.1)
     async with hall(cert, weather=weather, seed=seed) as there:
@@ -123,7 +125,9 @@ async def test_streams_are_whole_and_ordered_where_the_network_is_bad(
         assert [bytes(there.client[number].body) for number in page.pushed()] == [one_way]
 
 
-async def test_a_stream_that_the_server_opens_both_ways(cert: tls.Certificate) -> None:
+async def test_a_stream_that_the_server_opens_both_ways(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     heard: list[bytes] = []
 
     async def handler(session: Session) -> None:
@@ -150,7 +154,9 @@ async def test_a_stream_that_the_server_opens_both_ways(cert: tls.Certificate) -
 
 
 @pytest.mark.parametrize("kind", ["bidi", "uni", "pushed", "served", "reset", "stopped"])
-async def test_ten_thousand_streams_leave_nothing_behind(cert: tls.Certificate, kind: str) -> None:
+async def test_ten_thousand_streams_leave_nothing_behind(
+    cert: tls.Certificate, kind: str, autojump_clock: MockClock
+) -> None:
     async def handler(session: Session) -> None:
         if kind in ("pushed", "served"):
             for turn in range(10_000):
@@ -201,7 +207,9 @@ async def test_ten_thousand_streams_leave_nothing_behind(cert: tls.Certificate, 
         assert session.is_flushed
 
 
-async def test_a_client_that_opens_a_stream_for_each_message_never_starves(cert: tls.Certificate) -> None:
+async def test_a_client_that_opens_a_stream_for_each_message_never_starves(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     # More at one time than requests may be open, and many more in all.
     async with hall(cert, weather=Weather(delay=0.001)) as there:
         page, _ = await there.enter()
@@ -217,7 +225,9 @@ async def test_a_client_that_opens_a_stream_for_each_message_never_starves(cert:
         assert answer.status == 400
 
 
-async def test_streams_that_nobody_accepts_are_bounded(cert: tls.Certificate) -> None:
+async def test_streams_that_nobody_accepts_are_bounded(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert, until_over, weather=Weather(delay=0.001)) as there:
         page, session = await there.enter()
         client = there.client
@@ -239,7 +249,9 @@ async def test_streams_that_nobody_accepts_are_bounded(cert: tls.Certificate) ->
         assert client[number].stopped is None
 
 
-async def test_a_stream_that_nobody_reads_stops_its_sender_alone(cert: tls.Certificate) -> None:
+async def test_a_stream_that_nobody_reads_stops_its_sender_alone(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     taken: list[Stream] = []
 
     async def handler(session: Session) -> None:
@@ -259,10 +271,13 @@ async def test_a_stream_that_nobody_reads_stops_its_sender_alone(cert: tls.Certi
         while data := await stream.receive():
             size += len(data)
         assert size == 4_000_000
+        await trio.sleep(1)
         assert there.client.quic._streams[number].sender.is_finished
 
 
-async def test_streams_that_nobody_reads_are_bounded_together(cert: tls.Certificate) -> None:
+async def test_streams_that_nobody_reads_are_bounded_together(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert, until_over) as there:
         page, session = await there.enter()
         for _ in range(30):
@@ -273,7 +288,9 @@ async def test_streams_that_nobody_reads_are_bounded_together(cert: tls.Certific
         there.client.close()
 
 
-async def test_a_peer_that_does_not_read_stops_the_sender(cert: tls.Certificate) -> None:
+async def test_a_peer_that_does_not_read_stops_the_sender(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     sent = [0]
 
     async def handler(session: Session) -> None:
@@ -296,7 +313,9 @@ async def test_a_peer_that_does_not_read_stops_the_sender(cert: tls.Certificate)
         assert there.left == [session]
 
 
-async def test_one_way_streams_that_the_peer_does_not_let_be_open_are_seen(cert: tls.Certificate) -> None:
+async def test_one_way_streams_that_the_peer_does_not_let_be_open_are_seen(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     opened = [0]
 
     async def handler(session: Session) -> None:
@@ -323,7 +342,7 @@ async def test_one_way_streams_that_the_peer_does_not_let_be_open_are_seen(cert:
 # Resets
 
 
-async def test_codes_go_both_ways(cert: tls.Certificate) -> None:
+async def test_codes_go_both_ways(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     heard: list[int | None] = []
 
     async def handler(session: Session) -> None:
@@ -350,7 +369,7 @@ async def test_codes_go_both_ways(cert: tls.Certificate) -> None:
         third = await session.accept_stream()
         assert third is not None
         with pytest.raises(StreamReset) as strange:
-            await third.receive()
+            await until_broken(third)
         heard.append(strange.value.code)
         third.reset()
         await until_over(session)
@@ -369,14 +388,17 @@ async def test_codes_go_both_ways(cert: tls.Certificate) -> None:
         page.stop(second, to_http_code(12))
         await trio.sleep(3)
         third = page.open(b"hello")
-        page.stop(third, to_http_code(0))
+        await trio.sleep(1)
+        page.reset(third, 0x10C)  # none of an application's
         await trio.sleep(1)
         assert there.left == []
-        assert heard[:2] == [30, 12]
+        assert heard == [30, 12, None]
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_resets_at_every_moment_leave_the_session_alone(cert: tls.Certificate, seed: int) -> None:
+async def test_resets_at_every_moment_leave_the_session_alone(
+    cert: tls.Certificate, seed: int, autojump_clock: MockClock
+) -> None:
     chance = random.Random(seed)
     async with hall(cert, weather=Weather(loss=0.05, reorder=0.2, duplicate=0.1), seed=seed) as there:
         page, session = await there.enter()
@@ -404,7 +426,7 @@ async def test_resets_at_every_moment_leave_the_session_alone(cert: tls.Certific
             # No stream is left open by the client.
             if number in client.quic._streams:
                 page.reset(number, 0)
-        await trio.sleep(30)
+        await trio.sleep(10)
         assert session.is_open
         assert await page.ask(b"still here") == b"still here"
         await trio.sleep(5)
@@ -419,7 +441,7 @@ async def test_resets_at_every_moment_leave_the_session_alone(cert: tls.Certific
 # Datagrams
 
 
-async def test_datagrams_both_ways(cert: tls.Certificate) -> None:
+async def test_datagrams_both_ways(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async def handler(session: Session) -> None:
         while (data := await session.receive_datagram()) is not None:
             assert session.send_datagram(data)
@@ -436,7 +458,9 @@ async def test_datagrams_both_ways(cert: tls.Certificate) -> None:
         assert not session.send_datagram(b"late")
 
 
-async def test_a_datagram_that_is_too_large_holds_up_nothing(cert: tls.Certificate) -> None:
+async def test_a_datagram_that_is_too_large_holds_up_nothing(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert, until_over) as there:
         _, session = await there.enter()
         largest = next(size for size in range(1300, 0, -1) if session.send_datagram(b"x" * size))
@@ -446,7 +470,7 @@ async def test_a_datagram_that_is_too_large_holds_up_nothing(cert: tls.Certifica
         assert [len(data) for data in there.client.datagrams] == [largest, 5]
 
 
-async def test_only_so_many_datagrams_wait(cert: tls.Certificate) -> None:
+async def test_only_so_many_datagrams_wait(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over) as there:
         page, session = await there.enter()
         sent = sum(session.send_datagram(b"x" * 1000) for _ in range(1000))
@@ -460,7 +484,7 @@ async def test_only_so_many_datagrams_wait(cert: tls.Certificate) -> None:
         assert await session.receive_datagram() == b"872"
 
 
-async def test_a_client_that_takes_no_datagrams(cert: tls.Certificate) -> None:
+async def test_a_client_that_takes_no_datagrams(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over) as there:
         _, session = await there.enter()
         there.client.quic.configuration.max_datagram_frame_size = None
@@ -472,7 +496,9 @@ async def test_a_client_that_takes_no_datagrams(cert: tls.Certificate) -> None:
 # Before the answer
 
 
-async def test_what_comes_before_the_answer_waits_and_the_rest_is_rejected(cert: tls.Certificate) -> None:
+async def test_what_comes_before_the_answer_waits_and_the_rest_is_rejected(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     found = trio.Event()
     sessions: list[Session] = []
 
@@ -504,7 +530,9 @@ async def test_what_comes_before_the_answer_waits_and_the_rest_is_rejected(cert:
         assert sessions[0].draining
 
 
-async def test_streams_of_a_session_that_is_refused_are_rejected(cert: tls.Certificate) -> None:
+async def test_streams_of_a_session_that_is_refused_are_rejected(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async def app(exchange: Exchange) -> None:
         await trio.sleep(1)
         exchange.respond_text(404, "no such board")
@@ -524,13 +552,17 @@ async def test_streams_of_a_session_that_is_refused_are_rejected(cert: tls.Certi
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_streams_that_overtake_their_request(cert: tls.Certificate, seed: int) -> None:
+async def test_streams_that_overtake_their_request(
+    cert: tls.Certificate, seed: int, autojump_clock: MockClock
+) -> None:
     async with hall(cert, weather=Weather(loss=0.3, reorder=0.5), seed=seed) as there:
         page = ask_for(there.client)
         assert await page.ask(b"early") == b"early"
 
 
-async def test_a_stream_of_what_can_be_no_session_ends_the_connection(cert: tls.Certificate) -> None:
+async def test_a_stream_of_what_can_be_no_session_ends_the_connection(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert) as there:
         _page, _session = await there.enter()
         assert there.client.h3 is not None
@@ -544,7 +576,7 @@ async def test_a_stream_of_what_can_be_no_session_ends_the_connection(cert: tls.
 # The end
 
 
-async def test_the_server_closes(cert: tls.Certificate) -> None:
+async def test_the_server_closes(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async def handler(session: Session) -> None:
         stream = session.open_uni()
         stream.push(b"x" * 100_000 + b"last words")
@@ -569,7 +601,9 @@ async def test_the_server_closes(cert: tls.Certificate) -> None:
         assert session.exchange.label == "webtransport 4404"
 
 
-async def test_a_client_that_does_not_answer_a_close(cert: tls.Certificate) -> None:
+async def test_a_client_that_does_not_answer_a_close(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async def handler(session: Session) -> None:
         await session.close(1, "bye")
 
@@ -589,7 +623,9 @@ async def test_a_client_that_does_not_answer_a_close(cert: tls.Certificate) -> N
         (encode_capsule(Close(1, "a")) + b"garbage", 1, "a"),
     ],
 )
-async def test_the_client_closes(cert: tls.Certificate, last: bytes, code: int, reason: str) -> None:
+async def test_the_client_closes(
+    cert: tls.Certificate, last: bytes, code: int, reason: str, autojump_clock: MockClock
+) -> None:
     raised: list[BaseException] = []
 
     async def handler(session: Session) -> None:
@@ -627,7 +663,9 @@ async def test_the_client_closes(cert: tls.Certificate, last: bytes, code: int, 
     "garbage",
     [bytes.fromhex("6843 03 000000"), bytes.fromhex("6843 4800"), bytes.fromhex("6843 05 00000000 ff")],
 )
-async def test_garbage_capsules_end_the_session_alone(cert: tls.Certificate, garbage: bytes) -> None:
+async def test_garbage_capsules_end_the_session_alone(
+    cert: tls.Certificate, garbage: bytes, autojump_clock: MockClock
+) -> None:
     async with hall(cert) as there:
         page, session = await there.enter()
         other, _ = await there.enter()
@@ -641,7 +679,9 @@ async def test_garbage_capsules_end_the_session_alone(cert: tls.Certificate, gar
         assert there.left == [session]
 
 
-async def test_a_capsule_that_is_cut_off_ends_the_session(cert: tls.Certificate) -> None:
+async def test_a_capsule_that_is_cut_off_ends_the_session(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async with hall(cert) as there:
         page, session = await there.enter()
         page.say(b"\x68", end=True)
@@ -650,7 +690,7 @@ async def test_a_capsule_that_is_cut_off_ends_the_session(cert: tls.Certificate)
         assert there.left == [session]
 
 
-async def test_unknown_capsules_are_skipped(cert: tls.Certificate) -> None:
+async def test_unknown_capsules_are_skipped(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert) as there:
         page, session = await there.enter()
         page.say(bytes.fromhex("c000001122334455 06") + b"grease")
@@ -660,7 +700,7 @@ async def test_unknown_capsules_are_skipped(cert: tls.Certificate) -> None:
         assert session.is_open
 
 
-async def test_the_client_breaks_the_session_off(cert: tls.Certificate) -> None:
+async def test_the_client_breaks_the_session_off(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over) as there:
         page, session = await there.enter()
         number = page.open(b"hello")
@@ -672,14 +712,14 @@ async def test_the_client_breaks_the_session_off(cert: tls.Certificate) -> None:
         assert session.close_code is None
 
 
-async def test_draining_both_ways(cert: tls.Certificate) -> None:
+async def test_draining_both_ways(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async def handler(session: Session) -> None:
         await session.wait_draining()
         assert session.draining
         await session.close(1012, "the server restarts")
 
     async with hall(cert, handler) as there:
-        page, session = await there.enter()
+        page, _session = await there.enter()
         there.there.listener.drain(20)
         await there.client.until(lambda: page.answer.ended)
         assert page.capsules == [Drain(), Close(1012, "the server restarts")]
@@ -691,7 +731,9 @@ async def test_draining_both_ways(cert: tls.Certificate) -> None:
         assert page.capsules == [Close(1012, "the server restarts")]
 
 
-async def test_silence_is_outlived_and_a_dead_client_is_noticed(cert: tls.Certificate) -> None:
+async def test_silence_is_outlived_and_a_dead_client_is_noticed(
+    cert: tls.Certificate, autojump_clock: MockClock
+) -> None:
     async def handler(session: Session) -> None:
         await session.keep_alive()
 
@@ -705,7 +747,7 @@ async def test_silence_is_outlived_and_a_dead_client_is_noticed(cert: tls.Certif
         assert there.there.listener.connections == 0
 
 
-async def test_keeping_alive_ends_with_the_session(cert: tls.Certificate) -> None:
+async def test_keeping_alive_ends_with_the_session(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async def handler(session: Session) -> None:
         await session.keep_alive()
 
@@ -717,7 +759,7 @@ async def test_keeping_alive_ends_with_the_session(cert: tls.Certificate) -> Non
         assert there.left == [session]
 
 
-async def test_a_code_that_there_is_not(cert: tls.Certificate) -> None:
+async def test_a_code_that_there_is_not(cert: tls.Certificate, autojump_clock: MockClock) -> None:
     async with hall(cert, until_over) as there:
         _, session = await there.enter()
         with pytest.raises(ValueError, match="from 0 to 4294967295"):
