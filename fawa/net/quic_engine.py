@@ -110,6 +110,10 @@ class _Quic(QuicConnection):
         if not stream.is_blocked:
             super()._write_reset_stream_frame(builder, stream)
 
+    def _write_stop_sending_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder, stream)
+
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
         for cid in self._host_cids:

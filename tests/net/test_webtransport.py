@@ -165,6 +165,7 @@ async def test_ten_thousand_streams_leave_nothing_behind(
                     stream.finish()
                     while not session.is_flushed:
                         await trio.sleep(0.01)
+            await until_over(session)
         elif kind == "uni":
             while (stream := await session.accept_stream()) is not None:
                 while await stream.receive():
