@@ -79,7 +79,8 @@ ROOMS = {
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
     ),
     "fawa.services.canva": Room(
-        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket fawa.net.webtransport",
+        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket "
+        "fawa.net.webtransport",
         libraries="attrs msgspec trio",
     ),
     "fawa.services.canva_client": Room(

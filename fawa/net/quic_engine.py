@@ -436,7 +436,7 @@ class QuicEngine:
             self._h3._stream.pop(stream_id, None)
 
     def reset_code(self, stream_id: int) -> int | None:
-        """Return the code with which our half of a stream was broken off: by us, or for the peer's STOP_SENDING."""
+        """Return the code with which our half of a stream was broken off: ours, or that of STOP_SENDING."""
         stream = self.quic._streams.get(stream_id)
         code: int | None = None if stream is None else stream.sender._reset_error_code
         return code

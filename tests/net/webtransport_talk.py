@@ -105,8 +105,6 @@ class Hall:
     def leftovers(self) -> dict[str, int]:
         """Count what is kept for streams, wherever it is kept."""
         [link] = self.there.listener._links
-        for streams in link.h3.sessions.values():
-            streams._look_through()  # which else happens every few hundred streams
         engine, h3 = link.engine, link.h3
         return {
             "quic": len(engine.quic._streams),
@@ -116,7 +114,6 @@ class Hall:
             "deaf": len(engine._deaf),
             "session_of": len(h3.session_of),
             "streams": sum(len(session._streams) for session in h3.sessions.values()),
-            "sending": sum(len(session._under_way) for session in h3.sessions.values()),
             "waiting": sum(len(session._waiting) for session in h3.sessions.values()),
         }
 
