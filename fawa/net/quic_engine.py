@@ -118,6 +118,10 @@ class _Quic(QuicConnection):
         if not stream.is_blocked:
             super()._write_reset_stream_frame(builder, stream)
 
+    def _write_stop_sending_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder, stream)
+
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
         for cid in self._host_cids:
@@ -471,6 +475,19 @@ class QuicEngine:
         self._headless.pop(stream_id, None)
         if self._h3 is not None:
             self._h3._stream.pop(stream_id, None)
+
+    def reset_code(self, stream_id: int) -> int | None:
+        """Return the code with which our half of a stream was broken off: ours, or that of STOP_SENDING."""
+        stream = self.quic._streams.get(stream_id)
+        code: int | None = None if stream is None else stream.sender._reset_error_code
+        return code
+
+    def is_unused(self, stream_id: int) -> bool:
+        """Whether we have sent nothing on a stream that the peer has opened both ways, and not ended it."""
+        stream = self.quic._streams.get(stream_id)
+        if stream is None or stream_id & 3:
+            return False
+        return not stream.sender._buffer_stop and stream.sender._buffer_fin is None
 
     def unsent(self, stream_id: int) -> int:
         """Count the octets of a stream that have not been sent even once."""

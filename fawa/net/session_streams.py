@@ -327,8 +327,11 @@ class SessionStreams:
         #: Those that the peer has opened and nobody has accepted; bounded, see `SessionLimits`.
         self._waiting: OrderedDict[int, Stream] = OrderedDict()
         self._datagrams: deque[bytes] = deque()
-        #: Streams, in this order, on which something was sent that may not have left yet.
-        self._sending: dict[int, None] = {}
+        #: Streams, in this order, of which something may not have been sent yet even once, and of which
+        #: something may not have arrived. Looked through when they are asked for, or have grown long.
+        self._unsent: dict[int, None] = {}
+        self._under_way: dict[int, None] = {}
+        self._longest = _FEW
         self._accepting = trio.lowlevel.ParkingLot()
         self._receiving = trio.lowlevel.ParkingLot()
         self._end = trio.Event()
@@ -363,6 +366,9 @@ class SessionStreams:
         else:
             self._waiting[stream_id] = stream
             self._accepting.unpark()
+            stopped = None if stream_id & 2 else self.conn.engine.reset_code(stream_id)
+            if stopped is not None:
+                stream.feed_stop(stopped)  # the STOP_SENDING came first
         return stream
 
     def stream_reset(self, stream_id: int, code: int) -> None:
@@ -397,7 +403,7 @@ class SessionStreams:
         self._end.set()
         code = SESSION_GONE if self.accepted else STREAM_REJECTED
         if not self.conn.lost:
-            for stream_id in self._sending:
+            for stream_id in self._under_way:
                 self.conn.engine.reset(stream_id, code)
             for stream in list(self._streams.values()):
                 stream.abandon(code)
@@ -405,7 +411,8 @@ class SessionStreams:
         for stream in self._streams.values():
             stream.wake()
         self._streams.clear()
-        self._sending.clear()
+        self._unsent.clear()
+        self._under_way.clear()
         self._waiting.clear()
         self._datagrams.clear()
         self._accepting.unpark_all()
@@ -416,7 +423,9 @@ class SessionStreams:
 
     def note_sending(self, stream_id: int) -> None:
         """Octets were queued on a stream."""
-        self._sending[stream_id] = None
+        self._unsent[stream_id] = self._under_way[stream_id] = None
+        if len(self._under_way) > self._longest:
+            self._look_through()
 
     def forget(self, stream: Stream) -> None:
         """A stream is over in both directions: keep nothing of it, wherever it was kept."""
@@ -474,14 +483,23 @@ class SessionStreams:
         if self.over:
             return False
         engine = self.conn.engine
-        waiting = {number: size for number in self._sending if (size := engine.unsent(number))}
-        self._sending = dict.fromkeys(waiting)
+        waiting = {number: size for number in self._unsent if (size := engine.unsent(number))}
+        self._unsent = dict.fromkeys(waiting)
         return sum(waiting.values()) <= _SMALL and len(waiting) <= _FEW
 
     def has_arrived(self) -> bool:
         """Whether the peer has acknowledged all that was sent on streams."""
-        return self.over or all(self.conn.engine.has_arrived(number) for number in self._sending)
+        self._look_through()
+        return not self._under_way
 
     def unacknowledged(self) -> int:
         """Return a number that changes when the peer takes more on any stream."""
-        return sum(map(self.conn.engine.progress, self._sending))
+        return sum(map(self.conn.engine.progress, self._under_way))
+
+    def _look_through(self) -> None:
+        """Keep no streams of which all has arrived."""
+        has_arrived = self.conn.engine.has_arrived
+        self._under_way = {number: None for number in self._under_way if not has_arrived(number)}
+        self._unsent = {number: None for number in self._unsent if number in self._under_way}
+        # Each stream is looked at a few times on average, however many there are.
+        self._longest = max(_FEW, 2 * len(self._under_way))

@@ -26,7 +26,7 @@ import trio
 from fawa.net.capsules import CapsuleReader, Close, Drain, encode_capsule
 from fawa.net.cors import may_connect
 from fawa.net.exchange import Disconnected, Exchange, Headers
-from fawa.net.http3 import H3Exchange
+from fawa.net.http3_exchange import H3Exchange
 from fawa.net.quic_engine import KEEP_ALIVE_PING, ErrorCode
 from fawa.net.session_streams import SessionStreams, Stream, StreamReset
 

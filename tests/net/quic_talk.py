@@ -6,6 +6,8 @@ Between them lies a network in memory that loses, reorders and duplicates datagr
 from __future__ import annotations
 
 import contextlib
+import heapq
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -59,13 +61,15 @@ class Weather:
 class Network:
     """Carries datagrams between addresses."""
 
-    nursery: trio.Nursery
     weather: Weather
     chance: random.Random
     #: Which datagrams pass at all.
     passes: Callable[[bytes, Address], bool] = lambda data, to: True
     sent: int = 0
     _inboxes: dict[Address, trio.MemorySendChannel[Datagram]] = attrs.field(factory=dict)
+    #: What is under way: when it arrives and how many were sent before it, what it is, and where it goes to.
+    _flying: list[tuple[float, int, Datagram, Address]] = attrs.field(factory=list)
+    _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def bind(self, address: Address) -> Mailbox:
         send, receive = trio.open_memory_channel[Datagram](10_000)
@@ -73,21 +77,30 @@ class Network:
         return Mailbox(self, address, receive)
 
     def carry(self, data: bytes, source: Address, to: Address) -> None:
-        self.sent += 1
         if not self.passes(data, to) or self.chance.random() < self.weather.loss:
+            self.sent += 1
             return
         copies = 2 if self.chance.random() < self.weather.duplicate else 1
         for _ in range(copies):
             delay = self.weather.delay
             if self.chance.random() < self.weather.reorder:
                 delay += self.chance.random() * 0.05
-            self.nursery.start_soon(self._deliver, data, source, to, delay)
+            self.sent += 1
+            heapq.heappush(self._flying, (trio.current_time() + delay, self.sent, (data, source), to))
+        if self._flying:
+            self._pause.deadline = min(self._pause.deadline, self._flying[0][0])
 
-    async def _deliver(self, data: bytes, source: Address, to: Address, delay: float) -> None:
-        await trio.sleep(delay)
-        # Where nobody reads it is lost, as datagrams may be.
-        with contextlib.suppress(KeyError, trio.WouldBlock, trio.BrokenResourceError):
-            self._inboxes[to].send_nowait((data, source))
+    async def run(self) -> None:
+        while True:
+            deadline = self._flying[0][0] if self._flying else math.inf
+            with trio.CancelScope(deadline=deadline) as self._pause:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._flying and self._flying[0][0] <= now:
+                _, _, datagram, to = heapq.heappop(self._flying)
+                # Where nobody reads it is lost, as datagrams may be.
+                with contextlib.suppress(KeyError, trio.WouldBlock, trio.BrokenResourceError):
+                    self._inboxes[to].send_nowait(datagram)
 
 
 @attrs.define
@@ -367,7 +380,8 @@ async def listening(
         max_connections,
     )
     async with trio.open_nursery() as nursery:
-        network = Network(nursery, weather or Weather(), random.Random(seed))
+        network = Network(weather or Weather(), random.Random(seed))
+        nursery.start_soon(network.run)
         await nursery.start(listener.run, [network.bind(SERVER)])
         yield There(listener, network, certificates, nursery)
         listener.drain(0)

@@ -61,7 +61,7 @@ def test_capsules_in_random_pieces(said: list[Capsule | bytes], sizes: list[int]
 
 
 def test_capsules_whole_and_octet_by_octet() -> None:
-    said = [Close(0, ""), Drain(), Close(MAX_CODE, "ä" * 100)]
+    said: list[Capsule] = [Close(0, ""), Drain(), Close(MAX_CODE, "ä" * 100)]
     data = b"".join([*UNKNOWN[:2], *map(encode_capsule, said)])
     assert read(data, []) == read(data, [1]) == said
 

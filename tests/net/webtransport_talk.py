@@ -114,7 +114,6 @@ class Hall:
             "deaf": len(engine._deaf),
             "session_of": len(h3.session_of),
             "streams": sum(len(session._streams) for session in h3.sessions.values()),
-            "sending": sum(len(session._sending) for session in h3.sessions.values()),
             "waiting": sum(len(session._waiting) for session in h3.sessions.values()),
         }
 
@@ -135,11 +134,11 @@ async def echo(session: Session) -> None:
 
 
 async def _echo(session: Session, stream: Stream) -> None:
-    with contextlib.suppress(Disconnected), stream:
-        with stream if stream.is_bidirectional else session.open_uni() as back:
-            while data := await stream.receive():
-                await back.send(data)
-            back.finish()
+    back = stream if stream.is_bidirectional else session.open_uni()
+    with contextlib.suppress(Disconnected), stream, back:
+        while data := await stream.receive():
+            await back.send(data)
+        back.finish()
 
 
 @asynccontextmanager
