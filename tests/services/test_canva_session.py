@@ -224,8 +224,10 @@ async def test_v2_byte_by_byte(cert: tls.Certificate, autojump_clock: MockClock)
         for octet in text.encode():
             ann.client.send_raw(ann.stream, bytes([octet]))
         heard = await ann.hear(4)
-        assert [next(iter(one)) for one in heard] == ["hello", "snapshot", "presence", "event"]
-        assert heard[2]["presence"]["here"][0]["name"] == "Zo\u00eb \U0001f600"
+        assert [next(iter(one)) for one in heard[:2]] == ["hello", "snapshot"]
+        [people] = [one["presence"]["here"] for one in heard if "presence" in one]
+        assert people[0]["name"] == "Zo\u00eb \U0001f600"
+        assert any("event" in one for one in heard)
 
 
 async def test_cursors_are_datagrams_both_ways(cert: tls.Certificate, autojump_clock: MockClock) -> None:
