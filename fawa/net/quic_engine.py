@@ -208,6 +208,11 @@ class _H3(H3Connection):
             self._engine.malformed.append(stream.stream_id)
             return []
 
+    def _abort_incomplete_request(self, stream_id: int) -> None:
+        # One that was forgotten is no new one: its client answers STOP_SENDING, and is still owed the rest.
+        if self._engine.is_unused(stream_id):
+            super()._abort_incomplete_request(stream_id)
+
 
 class QuicEngine:
     """One connection, server side.
