@@ -335,6 +335,7 @@ class QuicListener:
             max_streams=self._limits.max_streams,
             stream_window=self._limits.stream_window,
             connection_window=self._limits.connection_window,
+            sessions=True,
         )
         try:
             facts = TlsFacts(current.chain, current.key, limits)
@@ -444,7 +445,10 @@ class QuicListener:
     def _due(self, link: _Link) -> float:
         timer = link.engine.timer
         at = math.inf if timer is None else timer + _LATE
-        return min(at, link.deadline) if link in self._greeting else at
+        if link in self._greeting:
+            return min(at, link.deadline)
+        oldest = link.engine.oldest_head
+        return at if oldest is None else min(at, oldest + self._limits.header_timeout)
 
     async def _run_timers(self) -> None:
         while True:
@@ -464,9 +468,12 @@ class QuicListener:
                 self.counts.expired += 1
                 self._forget(link)
                 continue
+            late = link.engine.expire_heads(now - self._limits.header_timeout)
             timer = link.engine.timer
             if timer is not None and timer <= now:
                 link.engine.handle_timer(now)
+                self._touch(link)
+            elif late:
                 self._touch(link)
             else:
                 self._arm(link)

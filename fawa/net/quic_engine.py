@@ -13,7 +13,15 @@ from typing import Final
 
 import pylsqpack
 from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, MessageError, Setting
+from aioquic.h3.connection import (
+    ErrorCode,
+    FrameType,
+    H3Connection,
+    H3Stream,
+    HeadersState,
+    MessageError,
+    Setting,
+)
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
@@ -42,6 +50,8 @@ from aioquic.quic.packet import QuicFrameType
 from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
 
 __all__ = [
+    "GOAWAY_PING",
+    "KEEP_ALIVE_PING",
     "ConnectionIdIssued",
     "ConnectionIdRetired",
     "ConnectionTerminated",
@@ -60,10 +70,20 @@ __all__ = [
 
 Event = QuicEvent | H3Event
 
+#: Numbers of PINGs.
+GOAWAY_PING: Final = 0
+KEEP_ALIVE_PING: Final = 1
 #: The last stream ID of a GOAWAY that only announces the end (RFC 9114 section 5.2).
 ALL_STREAMS: Final = 2**62 - 4
 #: Frame header and length of the largest HEADERS frame, beside its payload.
 _FRAME_OVERHEAD: Final = 16
+
+#: Datagrams that wait for room in the congestion window; further ones are not sent.
+_MOST_DATAGRAMS: Final = 64
+#: What a 1-RTT packet has beside its connection ID and frames: the first octet, 2 of packet number, the tag.
+_PACKET_OVERHEAD: Final = 1 + 2 + 16
+#: Type and length of a DATAGRAM frame.
+_DATAGRAM_OVERHEAD: Final = 1 + 2
 
 # aioquic warns of everything that peers do wrong: nothing an operator could mend.
 logging.getLogger("quic").setLevel(logging.ERROR)
@@ -89,9 +109,18 @@ class _Quic(QuicConnection):
         streams.value = streams.sent = facts.limits.max_streams
 
     def allow_streams(self, count: int) -> None:
-        """Let the peer have at least `count` bidirectional streams open."""
-        limit = self._local_max_streams_bidi
-        limit.value = max(limit.value, limit.used + count)
+        """Let the peer open at least `count` more streams of each kind."""
+        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
+            limit.value = max(limit.value, limit.used + count)
+
+    def _write_reset_stream_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
+        # One beyond what the peer lets be open would end the connection (RFC 9000 section 4.6).
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder, stream)
+
+    def _write_stop_sending_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder, stream)
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
@@ -179,6 +208,11 @@ class _H3(H3Connection):
             self._engine.malformed.append(stream.stream_id)
             return []
 
+    def _abort_incomplete_request(self, stream_id: int) -> None:
+        # One that was forgotten is no new one: its client answers STOP_SENDING, and is still owed the rest.
+        if self._engine.is_unused(stream_id):
+            super()._abort_incomplete_request(stream_id)
+
 
 class QuicEngine:
     """One connection, server side.
@@ -201,6 +235,9 @@ class QuicEngine:
         self._h3: _H3 | None = None
         #: Streams whose input is dropped until it ends.
         self._deaf: set[int] = set()
+        #: Request streams whose head is not complete, and when they began: the oldest first.
+        self._headless: dict[int, float] = {}
+        self._now = 0.0
 
     # Datagrams.
 
@@ -241,6 +278,7 @@ class QuicEngine:
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """Take in a datagram; `events` then tells what it brought."""
+        self._now = now
         self.quic.receive_datagram(data, address, now)
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
@@ -251,9 +289,15 @@ class QuicEngine:
         """Close the connection (RFC 9114 section 5.3)."""
         self.quic.close(error_code=code, reason_phrase=reason)
 
-    def ping(self) -> None:
-        """Ask the peer for a sign of life, which is a `PingAcknowledged` event."""
-        self.quic.send_ping(0)
+    def ping(self, number: int) -> None:
+        """Ask the peer for a sign of life, which is a `PingAcknowledged` event with this number."""
+        self.quic.send_ping(number)
+
+    @property
+    def silence(self) -> float:
+        """How many seconds without a packet from the peer end the connection (RFC 9000 section 10.1)."""
+        seconds: float = self.quic._idle_timeout()
+        return seconds
 
     # What arrived.
 
@@ -266,6 +310,7 @@ class QuicEngine:
                     found += self._stream_data(stream_id, event)
                 case StreamReset(stream_id=stream_id):
                     self._deaf.discard(stream_id)
+                    self._headless.pop(stream_id, None)
                     if self._h3 is not None:
                         self._h3.handle_event(event)
                     found.append(event)
@@ -289,6 +334,8 @@ class QuicEngine:
             return []
         found: list[Event] = list(self._h3.handle_event(event))
         stream = self._h3._stream.get(stream_id)
+        if stream_id % 4 == 0:
+            self._watch_head(stream_id, stream)
         if stream is not None and stream.buffer:
             size = max(len(stream.buffer), stream.frame_size or 0)
             if size > self.limits.max_header + _FRAME_OVERHEAD:
@@ -300,6 +347,31 @@ class QuicEngine:
         self.malformed.clear()
         return found
 
+    def _watch_head(self, stream_id: int, stream: H3Stream | None) -> None:
+        waits = (
+            stream is not None
+            and stream.headers_recv_state is HeadersState.INITIAL
+            and stream.session_id is None
+            and stream_id not in self._deaf
+        )
+        if waits:
+            self._headless.setdefault(stream_id, self._now)
+        else:
+            self._headless.pop(stream_id, None)
+
+    @property
+    def oldest_head(self) -> float | None:
+        """When the oldest request began whose head is not complete yet; `None` without such."""
+        return next(iter(self._headless.values()), None)
+
+    def expire_heads(self, begun: float) -> bool:
+        """Break off requests that began then or before and have no complete head; returns whether any did."""
+        late = [stream_id for stream_id, since in self._headless.items() if since <= begun]
+        for stream_id in late:
+            self.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            self.forget(stream_id)
+        return bool(late)
+
     def hold(self, stream_id: int, size: int) -> None:
         """Keep `size` octets of a stream's window until the application has consumed them."""
         held = self.quic.held
@@ -310,7 +382,7 @@ class QuicEngine:
         self.quic.held.pop(stream_id, None)
 
     def allow_streams(self, count: int) -> None:
-        """Let the peer have at least `count` more bidirectional streams."""
+        """Let the peer open at least `count` more streams of each kind, and one for each that ends."""
         self.quic.allow_streams(count)
 
     # What is to be sent.
@@ -336,6 +408,38 @@ class QuicEngine:
             stream.finish_sending()
         self.quic.send_stream_data(stream_id, b"", end_stream=True)
 
+    def open_session_stream(self, session_id: int, *, is_unidirectional: bool) -> int:
+        """Open a stream of a WebTransport session (draft-ietf-webtrans-http3 section 4.2 and 4.3)."""
+        stream_id = self.h3.create_webtransport_stream(session_id, is_unidirectional)
+        if not is_unidirectional:
+            # What the peer sends on it is no HTTP/3.
+            with self.h3._get_or_create_stream(stream_id) as stream:
+                stream.frame_type, stream.session_id = FrameType.WEBTRANSPORT_STREAM, session_id
+        return stream_id
+
+    def send_raw(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Send octets as they are, on a stream that is not HTTP/3's."""
+        self.quic.send_stream_data(stream_id, data, end_stream=end)
+
+    def send_datagram(self, session_id: int, data: bytes) -> bool:
+        """Send a datagram of a request; returns False where it is too large, or too many wait already.
+
+        One that fits into no packet would keep all later ones from being sent.
+        """
+        frame = encode_uint_var(session_id // 4) + data
+        pending = self.quic._datagrams_pending
+        if len(frame) > self._largest_datagram() or len(pending) >= _MOST_DATAGRAMS:
+            return False
+        pending.append(frame)
+        return True
+
+    def _largest_datagram(self) -> int:
+        """Return how many octets of a DATAGRAM frame fit into a packet, and are taken by the peer."""
+        quic = self.quic
+        packet = quic._max_datagram_size - len(quic._peer_cid.cid) - _PACKET_OVERHEAD
+        # The peer's limit counts the frame's type and length, too (RFC 9221 section 3).
+        return min(packet, quic._remote_max_datagram_frame_size or 0) - _DATAGRAM_OVERHEAD
+
     def goaway(self, stream_id: int = ALL_STREAMS) -> None:
         """Announce that requests from `stream_id` on are refused (RFC 9114 section 5.2)."""
         control = None if self._h3 is None else self._h3._local_control_stream_id
@@ -345,8 +449,11 @@ class QuicEngine:
 
     def reset(self, stream_id: int, code: int) -> None:
         """Break off what we send on a stream; nothing where all of it has arrived."""
-        if stream_id in self.quic._streams:
+        stream = self.quic._streams.get(stream_id)
+        if stream is not None and not stream.sender.is_finished:
             self.quic.reset_stream(stream_id, code)
+            # What was queued will not be sent; it would be kept until the peer has acknowledged the reset.
+            stream.sender._buffer.clear()
 
     def stop(self, stream_id: int, code: int) -> None:
         """Ask the peer to send no more on a stream; what still comes is dropped."""
@@ -360,11 +467,32 @@ class QuicEngine:
         self.reset(stream_id, code)
         self.stop(stream_id, code)
 
+    def reject_session_stream(self, stream_id: int, code: int) -> None:
+        """Refuse a stream that the peer has opened, for which there is no WebTransport session."""
+        self.stop(stream_id, code)
+        if not stream_id & 2:
+            self.reset(stream_id, code)
+        self.forget(stream_id)
+
     def forget(self, stream_id: int) -> None:
         """Drop what is kept for a stream that the application is done with."""
         self.release(stream_id)
+        self._headless.pop(stream_id, None)
         if self._h3 is not None:
             self._h3._stream.pop(stream_id, None)
+
+    def reset_code(self, stream_id: int) -> int | None:
+        """Return the code with which our half of a stream was broken off: ours, or that of STOP_SENDING."""
+        stream = self.quic._streams.get(stream_id)
+        code: int | None = None if stream is None else stream.sender._reset_error_code
+        return code
+
+    def is_unused(self, stream_id: int) -> bool:
+        """Whether we have sent nothing on a stream that the peer has opened both ways, and not ended it."""
+        stream = self.quic._streams.get(stream_id)
+        if stream is None or stream_id & 3:
+            return False
+        return not stream.sender._buffer_stop and stream.sender._buffer_fin is None
 
     def unsent(self, stream_id: int) -> int:
         """Count the octets of a stream that have not been sent even once."""
@@ -372,6 +500,16 @@ class QuicEngine:
         if stream is None or stream.sender._reset_error_code is not None:
             return 0
         return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def has_arrived(self, stream_id: int) -> bool:
+        """Whether the peer has acknowledged all that was sent on a stream."""
+        stream = self.quic._streams.get(stream_id)
+        return stream is None or stream.sender.is_finished or not stream.sender._buffer
+
+    @property
+    def blocked(self) -> int:
+        """How many of our streams the peer does not let be open yet."""
+        return len(self.quic._streams_blocked_uni) + len(self.quic._streams_blocked_bidi)
 
     def backlog(self, stream_id: int) -> int:
         """Count the octets of a stream that wait for the peer.
