@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, HeadersState
+from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, HeadersState
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
