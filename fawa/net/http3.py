@@ -26,8 +26,12 @@ from fawa.net.quic_engine import (
 )
 from fawa.net.session_streams import STREAM_REJECTED, SessionLimits, SessionStreams
 
-#: Seconds until requests are refused after GOAWAY has announced it, where the peer does not answer the PING.
+#: Seconds until requests are refused after GOAWAY has announced it, where the peer does not answer the PING;
+#: and, when no request is left, until the connection is closed where it acknowledges nothing.
 _GOAWAY_WAIT: Final = 2.0
+#: Requests given up or malformed, less those answered, that end a connection (CVE-2023-44487). A client may
+#: give up everything it has open, twice over, and each may count for both directions.
+_MOST_GIVEN_UP: Final = 512
 #: WebTransport sessions on one connection, with those that are still to be asked for.
 _MOST_SESSIONS: Final = 8
 
@@ -71,9 +75,10 @@ class H3Connection:
         self._calls = calls
         self._progress = trio.lowlevel.ParkingLot()
         self._next_id = 0
+        self._given_up = 0
         self._refusing = False
         self._answered = trio.Event()
-        #: The peer did not answer that PING.
+        #: The peer did not answer that PING, or acknowledge the last that was sent.
         self._silent = False
 
     # What arrived.
@@ -187,6 +192,10 @@ class H3Connection:
         self.engine.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
         self.engine.forget(stream_id)
         self._end_session(stream_id)
+        # Where there are sessions, what has had no head may be a stream of one whose first octets did not come.
+        self._given_up += exchange is not None or not self.sessions
+        if self._given_up > _MOST_GIVEN_UP:
+            self.engine.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many requests have been reset")
         if exchange is not None:
             exchange.cancel()
             self.made_progress()
@@ -211,6 +220,7 @@ class H3Connection:
         exchange.close()
         if self.exchanges.get(exchange.id) is exchange:
             del self.exchanges[exchange.id]
+            self._given_up = max(0, self._given_up - 1)  # answered
         self._end_session(exchange.id)
         self.wake()
 
@@ -272,6 +282,14 @@ class H3Connection:
             await self._answered.wait()
         self._silent = wait.cancelled_caught
         self._refuse_new()
+        while self.exchanges and not self.lost:
+            await self._progress.park()
+        # A client may go without a word, as browsers do whose page was closed.
+        with trio.move_on_after(_GOAWAY_WAIT):
+            while not self.engine.all_sent and not self.lost:
+                await self._progress.park()
+        self._silent = True
+        self.wake()
 
     def _refuse_new(self) -> None:
         if not self._refusing:

@@ -145,6 +145,11 @@ class QuicListener:
         """How many connections are open."""
         return len(self._links)
 
+    @property
+    def handshakes(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._greeting)
+
     def drain(self, grace: float) -> None:
         """Take no more connections; open requests have `grace` seconds to finish."""
         self._grace = grace
@@ -440,7 +445,10 @@ class QuicListener:
     def _due(self, link: _Link) -> float:
         timer = link.engine.timer
         at = math.inf if timer is None else timer + _LATE
-        return min(at, link.deadline) if link in self._greeting else at
+        if link in self._greeting:
+            return min(at, link.deadline)
+        oldest = link.engine.oldest_head
+        return at if oldest is None else min(at, oldest + self._limits.header_timeout)
 
     async def _run_timers(self) -> None:
         while True:
@@ -460,9 +468,12 @@ class QuicListener:
                 self.counts.expired += 1
                 self._forget(link)
                 continue
+            late = link.engine.expire_heads(now - self._limits.header_timeout)
             timer = link.engine.timer
             if timer is not None and timer <= now:
                 link.engine.handle_timer(now)
+                self._touch(link)
+            elif late:
                 self._touch(link)
             else:
                 self._arm(link)

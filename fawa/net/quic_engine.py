@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import ErrorCode, FrameType, H3Connection
+from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, HeadersState
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
@@ -92,6 +92,9 @@ class QuicEngine:
         self._h3: Http3 | None = None
         #: Streams whose input is dropped until it ends.
         self._deaf: set[int] = set()
+        #: Request streams whose head is not complete, and when they began: the oldest first.
+        self._headless: dict[int, float] = {}
+        self._now = 0.0
 
     # Datagrams.
 
@@ -132,6 +135,7 @@ class QuicEngine:
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """Take in a datagram; `events` then tells what it brought."""
+        self._now = now
         self.quic.receive_datagram(data, address, now)
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
@@ -163,6 +167,7 @@ class QuicEngine:
                     found += self._stream_data(stream_id, event)
                 case StreamReset(stream_id=stream_id):
                     self._deaf.discard(stream_id)
+                    self._headless.pop(stream_id, None)
                     if self._h3 is not None:
                         self._h3.handle_event(event)
                     found.append(event)
@@ -186,6 +191,8 @@ class QuicEngine:
             return []
         found: list[Event] = list(self._h3.handle_event(event))
         stream = self._h3._stream.get(stream_id)
+        if stream_id % 4 == 0:
+            self._watch_head(stream_id, stream)
         if stream is not None and stream.buffer:
             size = max(len(stream.buffer), stream.frame_size or 0)
             if size > self.limits.max_header + _FRAME_OVERHEAD:
@@ -196,6 +203,31 @@ class QuicEngine:
             found.append(StreamReset(error_code=ErrorCode.H3_MESSAGE_ERROR, stream_id=broken))
         self.malformed.clear()
         return found
+
+    def _watch_head(self, stream_id: int, stream: H3Stream | None) -> None:
+        waits = (
+            stream is not None
+            and stream.headers_recv_state is HeadersState.INITIAL
+            and stream.session_id is None
+            and stream_id not in self._deaf
+        )
+        if waits:
+            self._headless.setdefault(stream_id, self._now)
+        else:
+            self._headless.pop(stream_id, None)
+
+    @property
+    def oldest_head(self) -> float | None:
+        """When the oldest request began whose head is not complete yet; `None` without such."""
+        return next(iter(self._headless.values()), None)
+
+    def expire_heads(self, begun: float) -> bool:
+        """Break off requests that began then or before and have no complete head; returns whether any did."""
+        late = [stream_id for stream_id, since in self._headless.items() if since <= begun]
+        for stream_id in late:
+            self.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            self.forget(stream_id)
+        return bool(late)
 
     def hold(self, stream_id: int, size: int) -> None:
         """Keep `size` octets of a stream's window until the application has consumed them."""
@@ -302,6 +334,7 @@ class QuicEngine:
     def forget(self, stream_id: int) -> None:
         """Drop what is kept for a stream that the application is done with."""
         self.release(stream_id)
+        self._headless.pop(stream_id, None)
         if self._h3 is not None:
             self._h3._stream.pop(stream_id, None)
 

@@ -7,6 +7,7 @@ each line; cursors are datagrams where they fit.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -22,6 +23,7 @@ from fawa.net.exchange import Disconnected
 from fawa.net.webtransport import Session, Stream
 from fawa.rooms.room import RESTARTING, Room
 from fawa.services.canva_client import HELLO_TIMEOUT, RETRY_AFTER, V2, Client, End, SocketSettings, converse
+from fawa.services.documents import Documents
 
 #: Close codes.
 _TOO_LARGE: Final = 1009
@@ -31,6 +33,8 @@ _NO_HELLO: Final = 4401
 _WIRE_V1: Final = WireV1(bytes)
 _WIRE_V2: Final = WireV2(line)
 
+#: As over WebSocket.
+_PING_INTERVAL: Final = 25.0
 #: Documents that were read and wait for the board; a reader that finds no room reads no more, and so stops
 #: its stream.
 _MOST_READ: Final = 64
@@ -49,7 +53,8 @@ class _SessionClient(Client):
 
     @property
     def ping_interval(self) -> float:
-        return 10.0
+        # For pings of its own: QUIC's, by which the server learns that it is there, no page can see.
+        return _PING_INTERVAL
 
     async def receive(self) -> bytes | None:
         try:
@@ -113,25 +118,22 @@ async def serve_session(
         find: returns the board.
         settings: what the client may take.
 
-    Raises:
-        Disconnected: the client is gone.
-
     """
     speaks_v2 = session.protocol == V2
     end: End | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.keep_alive)
-            end = await (_serve_v2 if speaks_v2 else _serve_v1)(session, find, settings, nursery)
+            with contextlib.suppress(Disconnected):  # what happened to a session stands at the session
+                end = await (_serve_v2 if speaks_v2 else _serve_v1)(session, find, settings, nursery)
             nursery.cancel_scope.cancel()
         if end is not None:
             await session.close(end.code, end.reason)
         else:
             await session.close()
     finally:
-        code = session.close_code if end is None else end.code
-        label = "webtransport-v2" if speaks_v2 else "webtransport-v1"
-        session.exchange.label = f"{label} {_LOST if code is None else code}"
+        code = _LOST if session.close_code is None else session.close_code
+        session.exchange.label = f"webtransport-{'v2' if speaks_v2 else 'v1'} {code}"
 
 
 Found = trio.MemorySendChannel[bytes | End]
@@ -161,45 +163,21 @@ async def _accept_v1(session: Session, most: int, found: Found) -> None:
 
 async def _read_v1(stream: Stream, most: int, found: Found) -> None:
     """Read documents, one after the other with or without white space between, to the end of a stream."""
-    buffer = b""
+    documents = Documents(most)
     try:
         with stream:
             while data := await stream.receive():
-                buffer += data
-                while (size := _size_of(buffer)) is not None:
-                    await found.send(buffer[:size])
-                    buffer = buffer[size:].lstrip()
-                if len(buffer) > most:
+                for document in documents.feed_untrusted(data):
+                    await found.send(document)
+                if documents.is_too_large:
                     await found.send(End(_TOO_LARGE, f"a message has at most {most} bytes"))
                     return
-            if buffer.strip():
-                await found.send(buffer)  # no document, which the board says
+            if rest := documents.rest:
+                await found.send(rest)  # no document, which the conversation says
             if stream.is_bidirectional:
                 stream.finish()
     except Disconnected:
         pass  # what a stream has brought before counts
-
-
-def _size_of(buffer: bytes) -> int | None:
-    """Return where the first JSON document ends, `None` while it is not whole: braces outside of strings."""
-    depth, quoted, escaped = 0, False, False
-    for at, octet in enumerate(buffer):
-        if quoted:
-            if escaped:
-                escaped = False
-            elif octet == 0x5C:
-                escaped = True
-            elif octet == 0x22:
-                quoted = False
-        elif octet == 0x22:
-            quoted = True
-        elif octet in b"{[":
-            depth += 1
-        elif octet in b"}]":
-            depth -= 1
-            if depth <= 0:
-                return at + 1
-    return None
 
 
 async def _serve_v2(
@@ -220,12 +198,10 @@ async def _serve_v2(
     nursery.start_soon(_read_lines, stream, settings.max_message, send)
     end = await converse(client, find)
     if end is not None and end.code == RESTARTING:
-        try:
+        with contextlib.suppress(Disconnected):  # it is over either way
             # Jitter, not a secret.
             stream.push(line(encode_drain(random.randint(*RETRY_AFTER))))  # noqa: S311
             stream.finish()
-        except Disconnected:
-            pass  # it is over either way
     return end
 
 

@@ -459,6 +459,21 @@ async def test_a_dead_client_does_not_hold_up_a_drain(
         client.close()
 
 
+async def test_a_client_that_goes_without_a_word_does_not_hold_up_a_drain(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    async with listening(cert) as there:
+        client = await there.connect()
+        await client.ask()
+        began = trio.current_time()
+        # It answers the PING, and takes nothing that comes after.
+        there.network.passes = lambda data, to: to == SERVER or trio.current_time() == began
+        there.listener.drain(60)
+        await trio.sleep(5)
+        assert there.listener.connections == 0
+        client.close()
+
+
 async def test_another_protocol_over_a_stream(cert: tls.Certificate, autojump_clock: trio.abc.Clock) -> None:
     async def handler(exchange: Exchange) -> None:
         assert exchange.protocol == "websocket"
