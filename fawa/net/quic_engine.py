@@ -1,6 +1,6 @@
-"""QUIC and HTTP/3 without I/O; with `quic_packets` all that touches aioquic.
+"""QUIC and HTTP/3 without I/O; with `quic_packets` and `quic_client` all that touches aioquic.
 
-`QuicEngine` is one connection, server side. It is fed datagrams, returns events, and gathers datagrams to
+`QuicEngine` is one connection. It is fed datagrams, returns events, and gathers datagrams to
 send; `now` is on any monotonic clock, in seconds. What aioquic leaves open is closed here: flow control that
 follows the application (RFC 9000 section 4), malformed requests that cost their stream and not the connection
 (RFC 9114 section 4.1.2), bounded headers, and reset tokens that survive a restart (RFC 9000 section 10.3).
@@ -17,6 +17,7 @@ from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, 
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     END_STATES,
@@ -51,10 +52,13 @@ __all__ = [
     "DatagramReceived",
     "ErrorCode",
     "Event",
+    "H3Core",
     "HandshakeCompleted",
     "HeadersReceived",
     "PingAcknowledged",
+    "QuicCore",
     "QuicEngine",
+    "ServerCore",
     "SessionStreamData",
     "StopSendingReceived",
     "StreamReset",
@@ -81,24 +85,16 @@ _DATAGRAM_OVERHEAD: Final = 1 + 2
 logging.getLogger("quic").setLevel(logging.ERROR)
 
 
-class _Quic(QuicConnection):
-    """aioquic's connection with windows that follow the application, and our reset tokens."""
+class QuicCore(QuicConnection):
+    """aioquic's connection with windows that follow the application."""
 
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None
-    ) -> None:
-        super().__init__(
-            configuration=facts.configuration,
-            original_destination_connection_id=original_cid,
-            retry_source_connection_id=retry_cid,
-        )
+    def __init__(self, configuration: QuicConfiguration, limits: QuicLimits, **cids: bytes | None) -> None:
+        super().__init__(configuration=configuration, **cids)  # type: ignore[arg-type]
         #: Octets by stream that the application has been given and has not consumed.
         self.held: dict[int, int] = {}
-        self._windows = facts.limits
-        self._secrets = secrets
-        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
+        self._windows = limits
         streams = self._local_max_streams_bidi
-        streams.value = streams.sent = facts.limits.max_streams
+        streams.value = streams.sent = limits.max_streams
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind."""
@@ -109,12 +105,6 @@ class _Quic(QuicConnection):
         # One beyond what the peer lets be open would end the connection (RFC 9000 section 4.6).
         if not stream.is_blocked:
             super()._write_reset_stream_frame(builder, stream)
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        for cid in self._host_cids:
-            if not cid.was_sent:
-                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
 
     def _unread(self) -> int:
         """Count what has arrived and is not consumed, with what waits for a gap to fill."""
@@ -165,8 +155,38 @@ class _Quic(QuicConnection):
             stream.max_stream_data_local_sent = stream.max_stream_data_local
 
 
-class _H3(H3Connection):
-    """aioquic's HTTP/3 with stream errors where a request is malformed, and without a dynamic table.
+class ServerCore(QuicCore):
+    """The server's side, with our reset tokens.
+
+    Args:
+        facts: the certificate and the limits.
+        secrets: makes reset tokens.
+        original_cid: the connection ID that the client chose for its first packet.
+        retry_cid: the one that our Retry gave it, if there was one.
+
+    """
+
+    def __init__(
+        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
+    ) -> None:
+        super().__init__(
+            facts.configuration,
+            facts.limits,
+            original_destination_connection_id=original_cid,
+            retry_source_connection_id=retry_cid,
+        )
+        self._secrets = secrets
+        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for cid in self._host_cids:
+            if not cid.was_sent:
+                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
+
+
+class H3Core(H3Connection):
+    """aioquic's HTTP/3 with stream errors where a message is malformed, and without a dynamic table.
 
     A header section that refers to no dynamic table (RFC 9204 section 3.2) decodes to little more than its
     own size, and never has to wait for another stream.
@@ -198,24 +218,14 @@ class _H3(H3Connection):
 
 
 class QuicEngine:
-    """One connection, server side.
+    """One connection: `core` is one side of it, and keeps to `limits`."""
 
-    Args:
-        facts: the certificate and the limits.
-        secrets: makes reset tokens.
-        original_cid: the connection ID that the client chose for its first packet.
-        retry_cid: the one that our Retry gave it, if there was one.
-
-    """
-
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
-    ) -> None:
-        self.limits = facts.limits
-        self.quic = _Quic(facts, secrets, original_cid=original_cid, retry_cid=retry_cid)
+    def __init__(self, core: QuicCore, limits: QuicLimits) -> None:
+        self.limits = limits
+        self.quic = core
         #: Streams on which a malformed message came, until `events` tells of them.
         self.malformed: list[int] = []
-        self._h3: _H3 | None = None
+        self._h3: H3Core | None = None
         #: Streams whose input is dropped until it ends.
         self._deaf: set[int] = set()
 
@@ -300,10 +310,13 @@ class QuicEngine:
                     if self._h3 is not None and self.limits.sessions:
                         found += self._h3.handle_event(event)
                 case ProtocolNegotiated():
-                    self._h3 = _H3(self, self.limits)
+                    self._h3 = self._new_h3()
                 case _:
                     found.append(event)
         return found
+
+    def _new_h3(self) -> H3Core:
+        return H3Core(self, self.limits)
 
     def _stream_data(self, stream_id: int, event: StreamDataReceived) -> list[Event]:
         if stream_id in self._deaf or self._h3 is None:
@@ -346,7 +359,7 @@ class QuicEngine:
         return self._h3
 
     def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
-        """Send a response head or trailers."""
+        """Send a head or trailers."""
         self.h3.send_headers(stream_id, headers, end)
 
     def send_data(self, stream_id: int, data: bytes) -> None:
@@ -354,7 +367,7 @@ class QuicEngine:
         self.h3.send_data(stream_id, data, end_stream=False)
 
     def end(self, stream_id: int) -> None:
-        """End a response without trailers."""
+        """End a message without trailers."""
         with self.h3._get_or_create_stream(stream_id) as stream:
             stream.finish_sending()
         self.quic.send_stream_data(stream_id, b"", end_stream=True)

@@ -21,8 +21,8 @@ from fawa.client.call import Caller
 from fawa.client.channel import Channel
 from fawa.client.errors import CannotReach
 from fawa.client.exchange import Pool
-from fawa.client.http2 import H2Limits
-from fawa.client.pool import Dial, H1Pool, H2Pool, Reconnecting, background
+from fawa.client.http2 import H2Dialer, H2Limits
+from fawa.client.pool import Dial, H1Pool, Reconnecting, SharedPool, background
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.engine import Event, H2Engine, Role
@@ -208,13 +208,13 @@ async def open_channel(
     patience: float = PATIENCE,
 ) -> AsyncIterator[Channel]:
     """Open a channel, as `connect` does, over connections of a test's own making."""
-    reconnecting = Reconnecting(dial)
     async with background() as nursery:
         pool: Pool
         if http == "2":
-            pool = H2Pool(reconnecting, nursery, authority, scheme, limits or H2Limits())
+            shared = H2Dialer(dial, authority, scheme, limits or H2Limits())
+            pool = SharedPool(Reconnecting(shared), nursery)
         else:
-            pool = H1Pool(reconnecting, nursery, authority, most)
+            pool = H1Pool(Reconnecting(dial), nursery, authority, most)
         try:
             with trio.fail_after(patience):
                 yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))

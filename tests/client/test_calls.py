@@ -294,7 +294,8 @@ async def test_many_calls_at_once(connecting: Connect) -> None:
     ("arguments", "complaint"),
     [
         ({"dialect": "soap"}, "dialect 'soap' is none of grpc, "),
-        ({"http": "3"}, "HTTP version '3'"),
+        ({"http": "4"}, "HTTP version '4'"),
+        ({"http": "3"}, "HTTP/3 is spoken over https alone"),
         ({"dialect": "grpc", "http": "1.1"}, "gRPC needs HTTP/2"),
         ({"server": "127.0.0.1:80"}, "must begin with http"),
         ({"server": "http://h/path"}, "must end after host and port"),
