@@ -330,7 +330,11 @@ class H3Connection:
             case StreamReset(stream_id=stream_id, error_code=code):
                 if (session := self._session_of(stream_id)) is not None:
                     session.stream_reset(stream_id, code)
-                elif stream_id % 4 == 0:
+                elif stream_id % 4 == 0 and (
+                    stream_id in self.exchanges or not self.engine.has_ended(stream_id)
+                ):
+                    # One that was answered before it was whole is reset in reply to our STOP_SENDING; what
+                    # is still under way of the response must not be lost by that.
                     self._drop(stream_id)
             case StopSendingReceived(stream_id=stream_id, error_code=code):
                 if (session := self._session_of(stream_id)) is not None:

@@ -216,6 +216,11 @@ class H3Core(H3Connection):
             self._engine.malformed.append(stream.stream_id)
             return []
 
+    def _abort_incomplete_request(self, stream_id: int) -> None:
+        # It means requests that it has not seen; those that were answered and forgotten look the same.
+        if not self._engine.has_ended(stream_id):
+            super()._abort_incomplete_request(stream_id)
+
 
 class QuicEngine:
     """One connection: `core` is one side of it, and keeps to `limits`."""
@@ -450,6 +455,11 @@ class QuicEngine:
         if stream is None or stream.sender._reset_error_code is not None:
             return 0
         return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def has_ended(self, stream_id: int) -> bool:
+        """Whether all that will be sent on a stream has been given, if not sent."""
+        stream = self.quic._streams.get(stream_id)
+        return stream is None or stream.sender._buffer_fin is not None
 
     def has_arrived(self, stream_id: int) -> bool:
         """Whether the peer has acknowledged all that was sent on a stream."""

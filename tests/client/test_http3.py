@@ -33,7 +33,7 @@ from tests.client.greet import GREET_BIDI_STREAM, GREET_CLIENT_STREAM, GREET_STR
 from tests.client.quic_server import ROUGH, Quic, quic, scripted
 from tests.net.quic_talk import Weather, certificate
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+Clock = trio.testing.MockClock
 
 WINDOW = 200_000
 SIZE = 50_000
@@ -83,7 +83,9 @@ async def use_all(channel: Channel) -> None:
 
 @pytest.mark.parametrize("dialect", ["grpc", "connect", "grpc-web", "connect-json"])
 @pytest.mark.parametrize("weather", [Weather(), ROUGH], ids=["calm", "rough"])
-async def test_all_four_kinds(cert: Certificate, dialect: str, weather: Weather, seed: int) -> None:
+async def test_all_four_kinds(
+    autojump_clock: Clock, cert: Certificate, dialect: str, weather: Weather, seed: int
+) -> None:
     async with quic(cert, Greeter(), weather=weather, seed=seed) as there:
         async with there.channel(dialect) as channel, trio.open_nursery() as users:
             for _ in range(3):
@@ -92,7 +94,7 @@ async def test_all_four_kinds(cert: Certificate, dialect: str, weather: Weather,
         nothing_left(there)
 
 
-async def test_nothing_grows_with_the_number_of_calls(cert: Certificate) -> None:
+async def test_nothing_grows_with_the_number_of_calls(autojump_clock: Clock, cert: Certificate) -> None:
     async with quic(cert, Greeter(), limits=Limits(max_streams=4)) as there, there.channel() as channel:
         for n in range(300):
             if n % 3:
@@ -112,7 +114,7 @@ async def ask_now(channel: Channel, name: str = "Ada") -> str:
 # Deadlines and cancellation
 
 
-async def test_a_deadline_ends_the_call_on_both_sides(cert: Certificate) -> None:
+async def test_a_deadline_ends_the_call_on_both_sides(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = start(nursery, lambda: channel.unary(SAY_HELLO, SayHelloRequest(), timeout=2))
         script = await there.next()
@@ -127,7 +129,7 @@ async def test_a_deadline_ends_the_call_on_both_sides(cert: Certificate) -> None
         nothing_left(there)
 
 
-async def test_leaving_the_block_cancels_the_handler(cert: Certificate) -> None:
+async def test_leaving_the_block_cancels_the_handler(autojump_clock: Clock, cert: Certificate) -> None:
     async def wait(stream: Any) -> None:
         await stream.recv_message()
         await trio.sleep_forever()
@@ -158,7 +160,9 @@ async def test_leaving_the_block_cancels_the_handler(cert: Certificate) -> None:
         (0x1234567, Status.INTERNAL, "0x1234567"),
     ],
 )
-async def test_what_a_reset_means(cert: Certificate, code: int, status: Status, word: str) -> None:
+async def test_what_a_reset_means(
+    autojump_clock: Clock, cert: Certificate, code: int, status: Status, word: str
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         (await there.next()).reset(code)
@@ -171,7 +175,7 @@ async def test_what_a_reset_means(cert: Certificate, code: int, status: Status, 
         assert len(there.clients) == 1
 
 
-async def test_a_refused_call_is_made_once_more(cert: Certificate) -> None:
+async def test_a_refused_call_is_made_once_more(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         (await there.next()).reset(ErrorCode.H3_REQUEST_REJECTED)
@@ -184,7 +188,7 @@ async def test_a_refused_call_is_made_once_more(cert: Certificate) -> None:
             await asked.answer()
 
 
-async def test_an_early_answer_is_no_error(cert: Certificate) -> None:
+async def test_an_early_answer_is_no_error(autojump_clock: Clock, cert: Certificate) -> None:
     """The server answers before the request is whole, and then wants no more of it."""
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
 
@@ -202,7 +206,7 @@ async def test_an_early_answer_is_no_error(cert: Certificate) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_an_early_answer_that_is_overtaken(cert: Certificate, seed: int) -> None:
+async def test_an_early_answer_that_is_overtaken(autojump_clock: Clock, cert: Certificate, seed: int) -> None:
     """STOP_SENDING comes before the response that it is about."""
     weather = Weather(loss=0.3, reorder=0.5)
     async with scripted(cert, weather=weather, seed=seed) as there, there.channel() as channel:
@@ -224,7 +228,7 @@ async def test_an_early_answer_that_is_overtaken(cert: Certificate, seed: int) -
             assert await asked.answer() == "y" * 10_000
 
 
-async def test_a_response_that_ends_before_it_began(cert: Certificate) -> None:
+async def test_a_response_that_ends_before_it_began(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         script = await there.next()
@@ -236,7 +240,7 @@ async def test_a_response_that_ends_before_it_began(cert: Certificate) -> None:
         script.reset(0)
 
 
-async def test_a_malformed_response_costs_its_call_alone(cert: Certificate) -> None:
+async def test_a_malformed_response_costs_its_call_alone(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         script = await there.next()
@@ -251,7 +255,7 @@ async def test_a_malformed_response_costs_its_call_alone(cert: Certificate) -> N
         assert len(there.clients) == 1
 
 
-async def test_interim_responses_are_passed_over(cert: Certificate) -> None:
+async def test_interim_responses_are_passed_over(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         script = await there.next()
@@ -263,7 +267,9 @@ async def test_interim_responses_are_passed_over(cert: Certificate) -> None:
 # GOAWAY
 
 
-async def test_after_goaway_open_calls_finish_and_new_ones_go_elsewhere(cert: Certificate) -> None:
+async def test_after_goaway_open_calls_finish_and_new_ones_go_elsewhere(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         first = ask(nursery, channel)
         script = await there.next()
@@ -281,7 +287,9 @@ async def test_after_goaway_open_calls_finish_and_new_ones_go_elsewhere(cert: Ce
         assert len(there.links) == 1
 
 
-async def test_calls_that_goaway_leaves_out_are_made_on_a_new_connection(cert: Certificate) -> None:
+async def test_calls_that_goaway_leaves_out_are_made_on_a_new_connection(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = [ask(nursery, channel) for _ in range(3)]
         scripts = sorted([await there.next() for _ in range(3)], key=lambda script: script.exchange.id)
@@ -296,7 +304,7 @@ async def test_calls_that_goaway_leaves_out_are_made_on_a_new_connection(cert: C
         nothing_left(there)
 
 
-async def test_a_drained_connection_that_rests_is_closed(cert: Certificate) -> None:
+async def test_a_drained_connection_that_rests_is_closed(autojump_clock: Clock, cert: Certificate) -> None:
     async with quic(cert, Greeter()) as there, there.channel() as channel:
         assert await ask_now(channel) == "Hello, Ada!"
         there.links[0].h3.start_drain()
@@ -306,7 +314,9 @@ async def test_a_drained_connection_that_rests_is_closed(cert: Certificate) -> N
 
 
 @pytest.mark.parametrize("frame", [b"\x07\x01\x02", b"\x07\x01\x04\x07\x01\x08", b"\x07\x00"])
-async def test_goaway_that_makes_no_sense_ends_the_connection(cert: Certificate, frame: bytes) -> None:
+async def test_goaway_that_makes_no_sense_ends_the_connection(
+    autojump_clock: Clock, cert: Certificate, frame: bytes
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         await there.next()
@@ -323,7 +333,9 @@ async def test_goaway_that_makes_no_sense_ends_the_connection(cert: Certificate,
 # The server's limit of streams
 
 
-async def test_no_more_streams_are_open_than_the_server_allows(cert: Certificate) -> None:
+async def test_no_more_streams_are_open_than_the_server_allows(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert, limits=Limits(max_streams=3)) as there:
         async with there.channel() as channel, trio.open_nursery() as nursery:
             asked = [ask(nursery, channel, str(n)) for n in range(10)]
@@ -337,7 +349,9 @@ async def test_no_more_streams_are_open_than_the_server_allows(cert: Certificate
         assert len(there.clients) == 1
 
 
-async def test_calls_that_wait_for_a_stream_follow_to_the_next_connection(cert: Certificate) -> None:
+async def test_calls_that_wait_for_a_stream_follow_to_the_next_connection(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert, limits=Limits(max_streams=1)) as there:
         async with there.channel() as channel, trio.open_nursery() as nursery:
             first = ask(nursery, channel)
@@ -351,7 +365,9 @@ async def test_calls_that_wait_for_a_stream_follow_to_the_next_connection(cert: 
             assert await first.answer() == "first"
 
 
-async def test_a_waiting_call_that_is_cancelled_leaves_its_place_to_the_next(cert: Certificate) -> None:
+async def test_a_waiting_call_that_is_cancelled_leaves_its_place_to_the_next(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert, limits=Limits(max_streams=1)) as there:
         async with there.channel() as channel, trio.open_nursery() as nursery:
             first = ask(nursery, channel)
@@ -370,7 +386,9 @@ async def test_a_waiting_call_that_is_cancelled_leaves_its_place_to_the_next(cer
 LIMITS = QuicLimits(max_streams=0, stream_window=WINDOW, connection_window=2 * WINDOW)
 
 
-async def test_a_client_that_does_not_receive_stops_the_server(cert: Certificate) -> None:
+async def test_a_client_that_does_not_receive_stops_the_server(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     sent = 0
 
     async def pour(stream: Any) -> None:
@@ -394,7 +412,9 @@ async def test_a_client_that_does_not_receive_stops_the_server(cert: Certificate
             assert await parts.recv() is None
 
 
-async def test_streams_that_nobody_receives_do_not_stop_others(cert: Certificate) -> None:
+async def test_streams_that_nobody_receives_do_not_stop_others(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async def pour(stream: Any) -> None:
         await stream.recv_message()
         while True:
@@ -416,7 +436,7 @@ async def test_streams_that_nobody_receives_do_not_stop_others(cert: Certificate
             nursery.cancel_scope.cancel()
 
 
-async def test_a_server_that_does_not_read_stops_the_sender(cert: Certificate) -> None:
+async def test_a_server_that_does_not_read_stops_the_sender(autojump_clock: Clock, cert: Certificate) -> None:
     sent = 0
     go_on = trio.Event()
 
@@ -448,7 +468,7 @@ async def test_a_server_that_does_not_read_stops_the_sender(cert: Certificate) -
 # Loss of the connection
 
 
-async def test_a_server_that_falls_silent(cert: Certificate) -> None:
+async def test_a_server_that_falls_silent(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
 
         async def collect() -> None:
@@ -466,7 +486,9 @@ async def test_a_server_that_falls_silent(cert: Certificate) -> None:
         script._done.set()
 
 
-async def test_a_connection_on_which_nothing_happens_lives_on(cert: Certificate) -> None:
+async def test_a_connection_on_which_nothing_happens_lives_on(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         script = await there.next()
@@ -480,7 +502,9 @@ async def test_a_connection_on_which_nothing_happens_lives_on(cert: Certificate)
         assert len(there.clients) == 1
 
 
-async def test_a_server_that_has_forgotten_the_connection_says_so(cert: Certificate) -> None:
+async def test_a_server_that_has_forgotten_the_connection_says_so(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = ask(nursery, channel)
         (await there.next()).answer(SayHelloResponse(resp="fine"))
@@ -495,7 +519,7 @@ async def test_a_server_that_has_forgotten_the_connection_says_so(cert: Certific
         assert "does not know it any more" in there.clients[0]._reason()
 
 
-async def test_a_server_that_closes_the_connection(cert: Certificate) -> None:
+async def test_a_server_that_closes_the_connection(autojump_clock: Clock, cert: Certificate) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
 
         async def collect() -> None:
@@ -511,7 +535,9 @@ async def test_a_server_that_closes_the_connection(cert: Certificate) -> None:
         script._done.set()
 
 
-async def test_closing_the_channel_ends_open_calls_and_tells_the_server(cert: Certificate) -> None:
+async def test_closing_the_channel_ends_open_calls_and_tells_the_server(
+    autojump_clock: Clock, cert: Certificate
+) -> None:
     async with scripted(cert) as there, trio.open_nursery() as nursery:
         async with there.channel() as channel:
             asked = ask(nursery, channel)
@@ -523,7 +549,9 @@ async def test_closing_the_channel_ends_open_calls_and_tells_the_server(cert: Ce
 
 
 @pytest.mark.parametrize("frame", [b"\x00\x01x", encode_uint_var(0x2F) + b"\0", b"\x04\x00"])
-async def test_what_is_not_http_3_ends_the_connection(cert: Certificate, frame: bytes) -> None:
+async def test_what_is_not_http_3_ends_the_connection(
+    autojump_clock: Clock, cert: Certificate, frame: bytes
+) -> None:
     async with scripted(cert) as there, there.channel() as channel, trio.open_nursery() as nursery:
         asked = start(nursery, lambda: collect_nothing(channel))
         await there.next()
@@ -547,7 +575,9 @@ async def collect_nothing(channel: Channel) -> None:
 # No connection
 
 
-async def test_certificates_that_are_not_trusted(cert: Certificate, tmp_path: Path) -> None:
+async def test_certificates_that_are_not_trusted(
+    autojump_clock: Clock, cert: Certificate, tmp_path: Path
+) -> None:
     other = certificate(tmp_path)
     trusts: list[tuple[str, QuicTrust, str]] = [
         ("localhost", QuicTrust(str(other.path), None), r"not trusted \(self-signed certificate\)"),
@@ -574,14 +604,16 @@ async def test_certificates_that_are_not_trusted(cert: Certificate, tmp_path: Pa
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
-async def test_names_and_addresses_of_the_certificate(cert: Certificate, host: str) -> None:
+async def test_names_and_addresses_of_the_certificate(
+    autojump_clock: Clock, cert: Certificate, host: str
+) -> None:
     async with quic(cert, Greeter()) as there:
         client = await there.dial(there.dialer(host))
         assert client.is_usable
         client.leave()
 
 
-async def test_any_certificate_is_accepted_on_demand(cert: Certificate) -> None:
+async def test_any_certificate_is_accepted_on_demand(autojump_clock: Clock, cert: Certificate) -> None:
     async with quic(cert, Greeter()) as there:
         client = await there.dial(there.dialer("example.org", QuicTrust(None, None, verify=False)))
         assert client.is_usable
@@ -589,7 +621,7 @@ async def test_any_certificate_is_accepted_on_demand(cert: Certificate) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_handshake_in_bad_weather(cert: Certificate, seed: int) -> None:
+async def test_a_handshake_in_bad_weather(autojump_clock: Clock, cert: Certificate, seed: int) -> None:
     dark = Weather(loss=0.3, reorder=0.3, duplicate=0.2)
     async with quic(cert, Greeter(), weather=dark, seed=seed) as there, there.channel() as channel:
         assert await ask_now(channel) == "Hello, Ada!"
