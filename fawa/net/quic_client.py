@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 from aioquic._buffer import Buffer, BufferReadError
-from aioquic.h3.connection import FrameError, FrameType, IdError
+from aioquic.h3.connection import FrameError, FrameType, H3Stream, IdError
 from aioquic.h3.events import H3Event, Headers
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
@@ -74,24 +74,67 @@ class _ClientH3(H3Core):
     def __init__(self, engine: QuicClientEngine, limits: QuicLimits) -> None:
         self._goaways = engine.goaways
         self._last_goaway: int | None = None
+        self._control = _GoAways()
         super().__init__(engine, limits)
 
     def _init_connection(self) -> None:
         self._max_push_id = None
         super()._init_connection()
 
-    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
-        super()._handle_control_frame(frame_type, frame_data)
-        if frame_type != FrameType.GOAWAY:
-            return
-        try:
-            stream_id = Buffer(data=frame_data).pull_uint_var()
-        except BufferReadError:
-            raise FrameError("Could not parse GOAWAY frame") from None
-        if stream_id % 4 or (self._last_goaway is not None and stream_id > self._last_goaway):
-            raise IdError("GOAWAY names no request, or a later one than before")
-        self._last_goaway = stream_id
-        self._goaways.append(GoAwayReceived(stream_id))
+    def _receive_stream_data_uni(self, stream: H3Stream, data: bytes, stream_ended: bool) -> list[H3Event]:
+        events = super()._receive_stream_data_uni(stream, data, stream_ended)
+        if stream.stream_id == self._peer_control_stream_id:
+            for stream_id in self._control.feed_untrusted(data):
+                if stream_id % 4 or (self._last_goaway is not None and stream_id > self._last_goaway):
+                    raise IdError("GOAWAY names no request, or a later one than before")
+                self._last_goaway = stream_id
+                self._goaways.append(GoAwayReceived(stream_id))
+        return events
+
+
+class _GoAways:
+    """Reads the GOAWAY frames of a control stream, whose payload aioquic skips."""
+
+    def __init__(self) -> None:
+        #: Less than a frame header, or a GOAWAY that is not whole.
+        self._buffer = b""
+        #: Octets of a frame's payload that is of no interest.
+        self._skip = 0
+        self._has_type = False
+
+    def feed_untrusted(self, data: bytes) -> list[int]:
+        """Return the streams that GOAWAY frames name; aioquic has checked the order of frames before.
+
+        Raises:
+            FrameError: a GOAWAY is malformed.
+
+        """
+        found: list[int] = []
+        self._buffer += data
+        while self._buffer:
+            skipped = min(self._skip, len(self._buffer))
+            self._skip -= skipped
+            self._buffer = self._buffer[skipped:]
+            buffer = Buffer(data=self._buffer)
+            try:
+                if not self._has_type:
+                    buffer.pull_uint_var()  # that of the stream
+                    self._has_type = True
+                else:
+                    frame_type, size = buffer.pull_uint_var(), buffer.pull_uint_var()
+                    if frame_type == FrameType.GOAWAY:
+                        if size not in (1, 2, 4, 8):
+                            raise FrameError("GOAWAY is not one number")
+                        payload = Buffer(data=buffer.pull_bytes(size))
+                        found.append(payload.pull_uint_var())
+                        if not payload.eof():
+                            raise FrameError("GOAWAY is longer than its number")
+                    else:
+                        self._skip = size
+            except BufferReadError:
+                break  # the rest is still to come
+            self._buffer = self._buffer[buffer.tell() :]
+        return found
 
 
 class QuicClientEngine(QuicEngine):

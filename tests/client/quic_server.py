@@ -59,7 +59,7 @@ class Quic:
         return client
 
     def channel(
-        self, dialect: str = "grpc", limits: QuicLimits = CLIENT_LIMITS, *, patience: float = math.inf
+        self, dialect: str = "grpc", limits: QuicLimits = CLIENT_LIMITS, *, patience: float = 5000.0
     ) -> AbstractAsyncContextManager[Channel]:
         """Open a channel to the listener."""
         dialer = self.dialer(limits=limits)
