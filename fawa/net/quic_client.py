@@ -35,6 +35,8 @@ _DISTRUST: Final = frozenset(
         AlertDescription.unknown_ca,
     }
 )
+#: Octets of the longest variable-length integer.
+_LONGEST_NUMBER: Final = 8
 #: Octets of a stateless reset token.
 _RESET_TOKEN: Final = 16
 
@@ -123,18 +125,24 @@ class _GoAways:
                 else:
                     frame_type, size = buffer.pull_uint_var(), buffer.pull_uint_var()
                     if frame_type == FrameType.GOAWAY:
-                        if size not in (1, 2, 4, 8):
-                            raise FrameError("GOAWAY is not one number")
-                        payload = Buffer(data=buffer.pull_bytes(size))
-                        found.append(payload.pull_uint_var())
-                        if not payload.eof():
-                            raise FrameError("GOAWAY is longer than its number")
+                        found.append(_number(buffer.pull_bytes(size) if size <= _LONGEST_NUMBER else b""))
                     else:
                         self._skip = size
             except BufferReadError:
                 break  # the rest is still to come
             self._buffer = self._buffer[buffer.tell() :]
         return found
+
+
+def _number(payload: bytes) -> int:
+    buffer = Buffer(data=payload)
+    try:
+        number = buffer.pull_uint_var()
+    except BufferReadError:
+        raise FrameError("GOAWAY has no number") from None
+    if not buffer.eof():
+        raise FrameError("GOAWAY is longer than its number")
+    return number
 
 
 class QuicClientEngine(QuicEngine):
