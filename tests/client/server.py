@@ -25,8 +25,11 @@ from fawa.client.pool import Dial, DialShared, H1Pool, Reconnecting, SharedPool,
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.engine import Event, H2Engine, Role
+from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Endpoint, FrontDoor, Root, bind
+from fawa.net.tls import Certificate, CertificateSource
+from fawa.net.udp import bind_udp
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.rpc.dialect import client_dialect
 from fawa.rpc.envelope import pack
@@ -81,8 +84,12 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     port: int = 0,
     patience: float = PATIENCE,
+    quic: Certificate | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve RPC implementations and plain routes until the block ends; then every connection breaks."""
+    """Serve RPC implementations and plain routes until the block ends; then every connection breaks.
+
+    With `quic` they are there over HTTP/3, too, on the same port of UDP.
+    """
     door = FrontDoor(
         app(*implementations, routes=routes), limits or Limits(), handshake_timeout=10.0, max_connections=1000
     )
@@ -90,6 +97,17 @@ async def serving(
     async with background() as nursery:
         server = Server(door, endpoints[0], trio.CancelScope())
         await nursery.start(server.run)
+        if quic is not None:
+            listener = QuicListener(
+                app(*implementations, routes=routes),
+                limits or Limits(),
+                QuicSettings(),
+                CertificateSource(quic),
+                b"0123456789abcdef",
+                1000,
+            )
+            udp = bind_udp("127.0.0.1", int(endpoints[0].address.rpartition(":")[2]))
+            await nursery.start(listener.run, [udp])
         try:
             with trio.fail_after(patience):
                 yield server

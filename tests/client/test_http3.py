@@ -215,23 +215,26 @@ async def test_an_early_answer_is_no_error(autojump_clock: Clock, cert: Certific
 async def test_an_early_answer_that_is_overtaken(autojump_clock: Clock, cert: Certificate, seed: int) -> None:
     """STOP_SENDING comes before the response that it is about."""
     weather = Weather(loss=0.3, reorder=0.5)
-    async with scripted(cert, weather=weather, seed=seed) as there, there.channel() as channel:
-        async with trio.open_nursery() as nursery:
+    async with (
+        scripted(cert, weather=weather, seed=seed) as there,
+        there.channel() as channel,
+        trio.open_nursery() as nursery,
+    ):
 
-            async def collect() -> str:
-                async with channel.client_stream(GREET_CLIENT_STREAM) as many:
+        async def collect() -> str:
+            async with channel.client_stream(GREET_CLIENT_STREAM) as many:
+                await many.send(GreetClientStreamRequest(name="x"))
+                while not answered.is_set():
+                    await trio.sleep(0.01)
                     await many.send(GreetClientStreamRequest(name="x"))
-                    while not answered.is_set():
-                        await trio.sleep(0.01)
-                        await many.send(GreetClientStreamRequest(name="x"))
-                    return (await many.reply()).summary
+                return (await many.reply()).summary
 
-            answered = trio.Event()
-            asked = start(nursery, collect)
-            (await there.next()).answer(GreetClientStreamResponse(summary="y" * 10_000))
-            await trio.sleep(0.1)
-            answered.set()
-            assert await asked.answer() == "y" * 10_000
+        answered = trio.Event()
+        asked = start(nursery, collect)
+        (await there.next()).answer(GreetClientStreamResponse(summary="y" * 10_000))
+        await trio.sleep(0.1)
+        answered.set()
+        assert await asked.answer() == "y" * 10_000
 
 
 async def test_a_response_that_ends_before_it_began(autojump_clock: Clock, cert: Certificate) -> None:
@@ -307,6 +310,7 @@ async def test_calls_that_goaway_leaves_out_are_made_on_a_new_connection(
         assert len(there.clients) == 2
         for script in scripts[1:]:
             script._done.set()
+        await trio.sleep(1)
         nothing_left(there)
 
 
@@ -358,33 +362,39 @@ async def test_no_more_streams_are_open_than_the_server_allows(
 async def test_calls_that_wait_for_a_stream_follow_to_the_next_connection(
     autojump_clock: Clock, cert: Certificate
 ) -> None:
-    async with scripted(cert, limits=Limits(max_streams=1)) as there:
-        async with there.channel() as channel, trio.open_nursery() as nursery:
-            first = ask(nursery, channel)
-            script = await there.next()
-            second = ask(nursery, channel)
-            await trio.sleep(1)
-            there.links[0].h3.start_drain()
-            (await there.next()).answer(SayHelloResponse(resp="second"))
-            assert await second.answer() == "second"
-            script.answer(SayHelloResponse(resp="first"))
-            assert await first.answer() == "first"
+    async with (
+        scripted(cert, limits=Limits(max_streams=1)) as there,
+        there.channel() as channel,
+        trio.open_nursery() as nursery,
+    ):
+        first = ask(nursery, channel)
+        script = await there.next()
+        second = ask(nursery, channel)
+        await trio.sleep(1)
+        there.links[0].h3.start_drain()
+        (await there.next()).answer(SayHelloResponse(resp="second"))
+        assert await second.answer() == "second"
+        script.answer(SayHelloResponse(resp="first"))
+        assert await first.answer() == "first"
 
 
 async def test_a_waiting_call_that_is_cancelled_leaves_its_place_to_the_next(
     autojump_clock: Clock, cert: Certificate
 ) -> None:
-    async with scripted(cert, limits=Limits(max_streams=1)) as there:
-        async with there.channel() as channel, trio.open_nursery() as nursery:
-            first = ask(nursery, channel)
-            script = await there.next()
-            with trio.move_on_after(1):
-                await ask_now(channel)
-            second = ask(nursery, channel)
-            await trio.sleep(1)
-            script.answer(SayHelloResponse(resp="first"))
-            (await there.next()).answer(SayHelloResponse(resp="second"))
-            assert [await first.answer(), await second.answer()] == ["first", "second"]
+    async with (
+        scripted(cert, limits=Limits(max_streams=1)) as there,
+        there.channel() as channel,
+        trio.open_nursery() as nursery,
+    ):
+        first = ask(nursery, channel)
+        script = await there.next()
+        with trio.move_on_after(1):
+            await ask_now(channel)
+        second = ask(nursery, channel)
+        await trio.sleep(1)
+        script.answer(SayHelloResponse(resp="first"))
+        (await there.next()).answer(SayHelloResponse(resp="second"))
+        assert [await first.answer(), await second.answer()] == ["first", "second"]
 
 
 # Backpressure
@@ -404,18 +414,21 @@ async def test_a_client_that_does_not_receive_stops_the_server(
             await stream.send_message(PART)
             sent += 1
 
-    async with quic(cert, Greeter(server_stream=pour)) as there, there.channel(limits=LIMITS) as channel:
-        async with channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts:
-            await parts.recv_initial_metadata()
-            await trio.sleep(20)
-            (exchange,) = there.clients[0]._exchanges.values()
-            assert WINDOW - SIZE <= exchange.buffered <= WINDOW
-            for taken in range(1, 101):
-                assert await parts.recv() == PART
-                await trio.sleep(1)
-                assert exchange.buffered <= WINDOW
-                assert sent - taken <= (WINDOW + HIGH_WATER) / (SIZE * 3 / 4) + 2
-            assert await parts.recv() is None
+    async with (
+        quic(cert, Greeter(server_stream=pour)) as there,
+        there.channel(limits=LIMITS) as channel,
+        channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts,
+    ):
+        await parts.recv_initial_metadata()
+        await trio.sleep(20)
+        (exchange,) = there.clients[0]._exchanges.values()
+        assert WINDOW - SIZE <= exchange.buffered <= WINDOW
+        for taken in range(1, 101):
+            assert await parts.recv() == PART
+            await trio.sleep(1)
+            assert exchange.buffered <= WINDOW
+            assert sent - taken <= (WINDOW + HIGH_WATER) / (SIZE * 3 / 4) + 2
+        assert await parts.recv() is None
 
 
 async def test_streams_that_nobody_receives_do_not_stop_others(
@@ -426,20 +439,23 @@ async def test_streams_that_nobody_receives_do_not_stop_others(
         while True:
             await stream.send_message(PART)
 
-    async with quic(cert, Greeter(server_stream=pour)) as there, there.channel(limits=LIMITS) as channel:
-        async with trio.open_nursery() as nursery:
+    async with (
+        quic(cert, Greeter(server_stream=pour)) as there,
+        there.channel(limits=LIMITS) as channel,
+        trio.open_nursery() as nursery,
+    ):
 
-            async def neglect() -> None:
-                async with channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts:
-                    await parts.recv_initial_metadata()
-                    await trio.sleep_forever()
+        async def neglect() -> None:
+            async with channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts:
+                await parts.recv_initial_metadata()
+                await trio.sleep_forever()
 
-            # Ten times a stream's window is five times the connection's.
-            for _ in range(10):
-                nursery.start_soon(neglect)
-            await trio.sleep(20)
-            assert await ask_now(channel, "x" * 100_000) == "Hello, " + "x" * 100_000 + "!"
-            nursery.cancel_scope.cancel()
+        # Ten times a stream's window is five times the connection's.
+        for _ in range(10):
+            nursery.start_soon(neglect)
+        await trio.sleep(20)
+        assert await ask_now(channel, "x" * 100_000) == "Hello, " + "x" * 100_000 + "!"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_does_not_read_stops_the_sender(autojump_clock: Clock, cert: Certificate) -> None:
@@ -452,23 +468,26 @@ async def test_a_server_that_does_not_read_stops_the_sender(autojump_clock: Cloc
             pass
         await stream.send_message(GreetClientStreamResponse(summary="all"))
 
-    async with quic(cert, Greeter(client_stream=stop)) as there, there.channel() as channel:
-        async with trio.open_nursery() as nursery:
+    async with (
+        quic(cert, Greeter(client_stream=stop)) as there,
+        there.channel() as channel,
+        trio.open_nursery() as nursery,
+    ):
 
-            async def send() -> str:
-                nonlocal sent
-                async with channel.client_stream(GREET_CLIENT_STREAM) as many:
-                    for _ in range(200):
-                        await many.send(GreetClientStreamRequest(name="x" * SIZE))
-                        sent += 1
-                    return (await many.reply()).summary
+        async def send() -> str:
+            nonlocal sent
+            async with channel.client_stream(GREET_CLIENT_STREAM) as many:
+                for _ in range(200):
+                    await many.send(GreetClientStreamRequest(name="x" * SIZE))
+                    sent += 1
+                return (await many.reply()).summary
 
-            asked = start(nursery, send)
-            await trio.sleep(20)
-            window = there.links[0].engine.limits.stream_window
-            assert window < (sent + 1) * SIZE < window + HIGH_WATER + 2 * SIZE
-            go_on.set()
-            assert await asked.answer() == "all"
+        asked = start(nursery, send)
+        await trio.sleep(20)
+        window = there.links[0].engine.limits.stream_window
+        assert window < (sent + 1) * SIZE < window + HIGH_WATER + 2 * SIZE
+        go_on.set()
+        assert await asked.answer() == "all"
 
 
 # Loss of the connection
