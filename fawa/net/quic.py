@@ -23,6 +23,7 @@ import trio
 from fawa.net.connection import App, Limits
 from fawa.net.exchange import Peer
 from fawa.net.http3 import H3Connection
+from fawa.net.quic_core import ServerCore
 from fawa.net.quic_engine import ConnectionIdIssued, ConnectionIdRetired, ConnectionTerminated, QuicEngine
 from fawa.net.quic_packets import (
     CID_LENGTH,
@@ -297,7 +298,8 @@ class QuicListener:
         original_cid: bytes,
         retry_cid: bytes | None,
     ) -> _Link:
-        engine = QuicEngine(facts, self._secrets, original_cid=original_cid, retry_cid=retry_cid)
+        core = ServerCore(facts, self._secrets, original_cid=original_cid, retry_cid=retry_cid)
+        engine = QuicEngine(core, facts.limits)
         link = _Link(engine, sock, now + self.settings.handshake_timeout)
         host, port = address[:2]
         peer = Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "https")

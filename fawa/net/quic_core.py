@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pylsqpack
 from aioquic.h3.connection import ErrorCode, H3Connection, H3Stream, MessageError, Setting
 from aioquic.h3.events import H3Event
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -29,24 +30,16 @@ if TYPE_CHECKING:
 logging.getLogger("quic").setLevel(logging.ERROR)
 
 
-class Quic(QuicConnection):
-    """aioquic's connection with windows that follow the application, and our reset tokens."""
+class QuicCore(QuicConnection):
+    """aioquic's connection with windows that follow the application."""
 
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None
-    ) -> None:
-        super().__init__(
-            configuration=facts.configuration,
-            original_destination_connection_id=original_cid,
-            retry_source_connection_id=retry_cid,
-        )
+    def __init__(self, configuration: QuicConfiguration, limits: QuicLimits, **cids: bytes | None) -> None:
+        super().__init__(configuration=configuration, **cids)  # type: ignore[arg-type]
         #: Octets by stream that the application has been given and has not consumed.
         self.held: dict[int, int] = {}
-        self._windows = facts.limits
-        self._secrets = secrets
-        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
+        self._windows = limits
         streams = self._local_max_streams_bidi
-        streams.value = streams.sent = facts.limits.max_streams
+        streams.value = streams.sent = limits.max_streams
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind."""
@@ -61,12 +54,6 @@ class Quic(QuicConnection):
     def _write_stop_sending_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
         if not stream.is_blocked:
             super()._write_stop_sending_frame(builder, stream)
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        for cid in self._host_cids:
-            if not cid.was_sent:
-                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
 
     def _unread(self) -> int:
         """Count what has arrived and is not consumed, with what waits for a gap to fill."""
@@ -117,8 +104,38 @@ class Quic(QuicConnection):
             stream.max_stream_data_local_sent = stream.max_stream_data_local
 
 
-class Http3(H3Connection):
-    """aioquic's HTTP/3 with stream errors where a request is malformed, and without a dynamic table.
+class ServerCore(QuicCore):
+    """The server's side, with our reset tokens.
+
+    Args:
+        facts: the certificate and the limits.
+        secrets: makes reset tokens.
+        original_cid: the connection ID that the client chose for its first packet.
+        retry_cid: the one that our Retry gave it, if there was one.
+
+    """
+
+    def __init__(
+        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
+    ) -> None:
+        super().__init__(
+            facts.configuration,
+            facts.limits,
+            original_destination_connection_id=original_cid,
+            retry_source_connection_id=retry_cid,
+        )
+        self._secrets = secrets
+        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for cid in self._host_cids:
+            if not cid.was_sent:
+                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
+
+
+class H3Core(H3Connection):
+    """aioquic's HTTP/3 with stream errors where a message is malformed, and without a dynamic table.
 
     A header section that refers to no dynamic table (RFC 9204 section 3.2) decodes to little more than its
     own size, and never has to wait for another stream.

@@ -1,7 +1,7 @@
-"""QUIC and HTTP/3 without I/O; with `quic_core` and `quic_packets` all that touches aioquic.
+"""QUIC and HTTP/3 without I/O; with `quic_core`, `quic_client` and `quic_packets` all that touches aioquic.
 
-`QuicEngine` is one connection, server side. It is fed datagrams, returns events, and gathers datagrams to
-send; `now` is on any monotonic clock, in seconds.
+`QuicEngine` is one connection. It is fed datagrams, returns events, and gathers datagrams to send; `now` is
+on any monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from aioquic.quic.events import (
     StreamReset,
 )
 
-from fawa.net.quic_core import Http3, Quic
-from fawa.net.quic_packets import Address, QuicSecrets, TlsFacts
+from fawa.net.quic_core import H3Core, QuicCore
+from fawa.net.quic_packets import Address, QuicLimits
 
 __all__ = [
     "GOAWAY_PING",
@@ -72,24 +72,14 @@ _DATAGRAM_OVERHEAD: Final = 1 + 2
 
 
 class QuicEngine:
-    """One connection, server side.
+    """One connection: `core` is one side of it, and keeps to `limits`."""
 
-    Args:
-        facts: the certificate and the limits.
-        secrets: makes reset tokens.
-        original_cid: the connection ID that the client chose for its first packet.
-        retry_cid: the one that our Retry gave it, if there was one.
-
-    """
-
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
-    ) -> None:
-        self.limits = facts.limits
-        self.quic = Quic(facts, secrets, original_cid=original_cid, retry_cid=retry_cid)
+    def __init__(self, core: QuicCore, limits: QuicLimits) -> None:
+        self.limits = limits
+        self.quic = core
         #: Streams on which a malformed message came, until `events` tells of them.
         self.malformed: list[int] = []
-        self._h3: Http3 | None = None
+        self._h3: H3Core | None = None
         #: Streams whose input is dropped until it ends.
         self._deaf: set[int] = set()
         #: Request streams whose head is not complete, and when they began: the oldest first.
@@ -179,10 +169,13 @@ class QuicEngine:
                     if self._h3 is not None and self.limits.sessions:
                         found += self._h3.handle_event(event)
                 case ProtocolNegotiated():
-                    self._h3 = Http3(self, self.limits)
+                    self._h3 = self._new_h3()
                 case _:
                     found.append(event)
         return found
+
+    def _new_h3(self) -> H3Core:
+        return H3Core(self, self.limits)
 
     def _stream_data(self, stream_id: int, event: StreamDataReceived) -> list[Event]:
         if stream_id in self._deaf or self._h3 is None:
@@ -252,7 +245,7 @@ class QuicEngine:
         return self._h3
 
     def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
-        """Send a response head or trailers."""
+        """Send a head or trailers."""
         self.h3.send_headers(stream_id, headers, end)
 
     def send_data(self, stream_id: int, data: bytes) -> None:
@@ -260,7 +253,7 @@ class QuicEngine:
         self.h3.send_data(stream_id, data, end_stream=False)
 
     def end(self, stream_id: int) -> None:
-        """End a response without trailers."""
+        """End a message without trailers."""
         with self.h3._get_or_create_stream(stream_id) as stream:
             stream.finish_sending()
         self.quic.send_stream_data(stream_id, b"", end_stream=True)
