@@ -89,7 +89,7 @@ class _Stores:
 
 def _stores(settings: Settings) -> _Stores:
     """Return Redis's when it is set, else the embedded ones."""
-    folder, address = settings.data_dir, settings.storage.redis_url
+    folder, address = settings.data_dir, settings.redis.url
     if address is None:
         return _Stores(
             functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
@@ -98,7 +98,7 @@ def _stores(settings: Settings) -> _Stores:
         )
     from fawa.storage import redis  # noqa: PLC0415  (loads coredis, a third of a second)
 
-    at: tuple[Any, ...] = (address, settings.storage.redis_ca)
+    at: tuple[Any, ...] = (address, settings.redis.ca)
     return _Stores(
         functools.partial(redis.metadata_store, *at),
         functools.partial(redis.board_store, *at),

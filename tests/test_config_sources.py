@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fawa.config.sources import Given, read_environment, read_flags, read_yaml
+from fawa.config.sources import Given, Source, read_environment, read_flags, read_yaml
 
 # Flags
 
@@ -94,12 +94,11 @@ def test_data_is_never_kept_elsewhere_than_the_environment_asks() -> None:
 
 
 def test_the_redis_of_earlier_deployments() -> None:
-    legacy = Given("db", "environment DRAGONFLY_ADDR")
-    assert read_environment({"DRAGONFLY_ADDR": "db"})[0].given == {"storage.redis_url": legacy}
-    assert read_environment({"DRAGONFLY_ADDR": ""})[0].given == {}
-    ours = {"FAWA_STORAGE_REDIS_URL": "redis://other", "DRAGONFLY_ADDR": "db"}
-    given = Given("redis://other", "environment FAWA_STORAGE_REDIS_URL")
-    assert read_environment(ours)[0].given == {"storage.redis_url": given}
+    source, _ = read_environment({"DRAGONFLY_ADDR": " db:6379 "})
+    assert source == Source({"redis.url": Given("db:6379", "environment DRAGONFLY_ADDR")})
+    assert read_environment({"DRAGONFLY_ADDR": " "})[0] == Source()
+    source, _ = read_environment({"FAWA_REDIS_URL": "redis://other", "DRAGONFLY_ADDR": "db"})
+    assert source.problems == ["FAWA_REDIS_URL and DRAGONFLY_ADDR (environment) mean the same; set one"]
 
 
 @pytest.mark.parametrize("name", ["FAWA_CONFIG", "CONFIG_PATH"])

@@ -114,6 +114,7 @@ ROOMS = {
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
     "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
+    "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),

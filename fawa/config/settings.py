@@ -57,6 +57,8 @@ class Setting:
     live: bool
     #: What files of earlier deployments call it, or "".
     legacy: str
+    #: What the environment of earlier deployments calls it, or "".
+    earlier: str
     #: Its attribute path. (This and the heading are filled in from where the field stands.)
     key: str = ""
     #: The heading it stands under.
@@ -81,12 +83,20 @@ class Setting:
         return self.kind.show(self.value(settings))
 
 
-def setting(kind: Kind[T], default: str | None, text: str, *, live: bool = False, legacy: str = "") -> T:
+def setting(
+    kind: Kind[T],
+    default: str | None,
+    text: str,
+    *,
+    live: bool = False,
+    legacy: str = "",
+    earlier: str = "",
+) -> T:
     """Declare a setting; the arguments are those of `Setting`."""
     value: Any = attrs.NOTHING if default is None else kind.parse(default)
     field: T = attrs.field(
         default=value,
-        metadata={"setting": Setting(kind, text, default, live, legacy)},
+        metadata={"setting": Setting(kind, text, default, live, legacy, earlier)},
         repr=not kind.secret,
         kw_only=True,
     )
@@ -304,21 +314,23 @@ class BoardSettings:
 
 
 @attrs.frozen
-class StorageSettings:
-    """Where data is kept, if not in data_dir alone."""
+class RedisSettings:
+    """Records of files and copies of boards in Redis, Valkey or Dragonfly."""
 
     # With a content folder of its own, each daemon would repair away the records of the others.
-    redis_url: RedisAddress | None = setting(
+    url: RedisAddress | None = setting(
         Maybe(RedisUrl()),
         "",
-        "Redis, Valkey or Dragonfly that keeps the records of files and the copies of boards, for daemons "
-        "that share their data: they must share what files hold (data_dir) and link_secret too. Set a "
-        "password in the environment or the file: flags can be seen by every user of the machine.",
+        "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
+        "files hold (data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
+        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
+        "flags can be seen by every user of the machine.",
+        earlier="DRAGONFLY_ADDR",
     )
-    redis_ca: Path | None = setting(
+    ca: Path | None = setting(
         Maybe(Place()),
         "",
-        "PEM file with the authorities that may have signed Redis's certificate (rediss://), in place of the "
+        "PEM file with the authorities that may have signed its certificate (rediss://), in place of the "
         "system's.",
     )
 
@@ -427,7 +439,7 @@ class Settings:
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
-    storage: StorageSettings = section(StorageSettings, "Storage")
+    redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")

@@ -31,9 +31,6 @@ BACKENDS = {
     ),
 }
 
-#: Variables of earlier deployments that mean what a setting does; the setting's own wins.
-LEGACY_VARIABLES = {"DRAGONFLY_ADDR": "storage.redis_url"}
-
 #: The file key of earlier deployments for their one listener.
 ADDR = "addr"
 
@@ -152,9 +149,6 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
     """Read the settings' variables; also return what says where the file is."""
     source = Source()
     keys = {row.variable: key for key, row in TABLE.items()}
-    for name, key in LEGACY_VARIABLES.items():
-        if environ.get(name):
-            source.given[key] = Given(environ[name], f"environment {name}")
     for name, text in environ.items():
         if name in keys:
             source.given[keys[name]] = Given(text, f"environment {name}")
@@ -165,6 +159,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
         ):
             advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
+    _read_earlier(environ, source)
     for backend, names in BACKENDS.items():
         # Never ignored: somebody counts on their data going there.
         if found := [name for name in names if environ.get(name)]:
@@ -177,6 +172,17 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
     if len(places) > 1:
         source.problems.append(f"{' and '.join(FILE_VARIABLES)} (environment) mean the same; set one")
     return source, places[0] if places else None
+
+
+def _read_earlier(environ: Mapping[str, str], source: Source) -> None:
+    """Read the variables of earlier deployments; empty ones count as not given."""
+    for key, row in TABLE.items():
+        text = environ.get(row.earlier, "").strip() if row.earlier else ""
+        if not text:
+            continue
+        if key in source.given:
+            source.problems.append(f"{row.variable} and {row.earlier} (environment) mean the same; set one")
+        source.given[key] = Given(text, f"environment {row.earlier}")
 
 
 def _from_kubernetes(name: str, text: str) -> bool:

@@ -11,6 +11,7 @@ from grpclib._typing import IServable
 
 from fawa.net.router import Route
 from fawa.ops.meters import Figure
+from fawa.storage.base import Dependency
 
 
 @attrs.frozen
@@ -25,6 +26,11 @@ class Offer:
     figures: tuple[Figure, ...] = ()
     #: Ends, soon, what would not come to an end by itself; called when the daemon begins to drain.
     drain: Callable[[], None] = lambda: None
+
+
+def checks(*dependencies: Dependency) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return what an offer has as `checks`."""
+    return {dependency.backend: dependency.check for dependency in dependencies}
 
 
 class Service(Protocol):

@@ -32,7 +32,7 @@ from fawa.proto.file.v1.file_pb2 import (
     SendFileResponse,
 )
 from fawa.rpc.stream import Stream
-from fawa.services.base import Offer
+from fawa.services.base import Offer, checks
 from fawa.services.links import Links, make_link
 from fawa.services.names import check_name_untrusted, guess_type
 from fawa.services.unary import receive_one
@@ -42,6 +42,7 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     StorageError,
     Upload,
@@ -102,6 +103,8 @@ class FileRpc(FileServiceBase):
         settings = self.settings()
         info = await _receive_info(stream, settings)
         with _status_of_storage_errors():
+            # Whoever sends much should not hear at its end what was known at its beginning.
+            await self.metadata.check()
             key = base64.b32encode(secrets.token_bytes(_KEY_BYTES)).decode().lower()
             async with self.content.create(key) as upload:
                 await _receive_content(stream, upload, info.size, settings.progress_timeout)
@@ -256,6 +259,10 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
+        raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
@@ -328,18 +335,30 @@ class FileService:
             self.open_metadata() as metadata,
             self.open_leases() as leases,
         ):
-            repaired = await repair(content, metadata, self.clock())
-            if repaired.total:
-                _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+            is_tidy = True
+            try:
+                await self._repair(content, metadata)
+            except OutOfReach as error:
+                # It comes back by itself; until then calls are told, and so is who asks for readiness.
+                _log.error("files are served without having been repaired", error=str(error))
+                is_tidy = False
             rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
             links = Links(content, metadata, self.secret, self.clock)
-            task_status.started(Offer(rpc=(rpc,), http=links.routes))
-            await self._sweep(content, metadata, leases)
+            task_status.started(Offer(rpc=(rpc,), http=links.routes, checks=checks(metadata)))
+            await self._sweep(content, metadata, leases, is_tidy)
 
-    async def _sweep(self, content: ContentStore, metadata: MetadataStore, leases: Leases) -> NoReturn:
+    async def _repair(self, content: ContentStore, metadata: MetadataStore) -> None:
+        repaired = await repair(content, metadata, self.clock())
+        if repaired.total:
+            _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+
+    async def _sweep(
+        self, content: ContentStore, metadata: MetadataStore, leases: Leases, is_tidy: bool
+    ) -> NoReturn:
         """Remove expired files from time to time; of daemons that share the stores, one does.
 
-        It keeps the lease from sweep to sweep. Should two sweep after all, the files go all the same.
+        Before that the stores are repaired, if they could not be at the start. It keeps the lease from sweep
+        to sweep. Should two sweep after all, the files go all the same.
         """
         lease: Lease | None = None
         try:
@@ -347,6 +366,9 @@ class FileService:
                 interval = self.settings.sweep_interval
                 await trio.sleep(interval)
                 try:
+                    if not is_tidy:
+                        await self._repair(content, metadata)
+                        is_tidy = True
                     lease = await leases.acquire(_SWEEP, _SWEEP_INTERVALS * interval)
                     if lease is not None and (removed := await expire(content, metadata, self.clock())):
                         _log.debug("expired files were removed", count=removed)

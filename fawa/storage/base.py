@@ -30,6 +30,16 @@ class StorageError(Exception):
     """
 
 
+class OutOfReach(StorageError):  # noqa: N818 - said as it is
+    """The backend is away, and will be back without anybody changing a setting."""
+
+    def __init__(self, text: str, backend: str) -> None:
+        super().__init__(text)
+        #: What clients may be told.
+        self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
+        self.backend = backend
+
+
 class NotFound(StorageError):  # noqa: N818 - the field's word for it
     """There is no record or content under that key."""
 
@@ -89,7 +99,23 @@ class FileRecord:
     state: State = State.READY
 
 
-class MetadataStore(Protocol):
+class Dependency(Protocol):
+    """What can be away, and is asked when somebody wants to know whether the daemon is ready."""
+
+    @property
+    def backend(self) -> str:
+        """What it is, for the operator: "redis", or the name of a database's file."""
+
+    async def check(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            StorageError: it does not.
+
+        """
+
+
+class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
     async def add(self, record: FileRecord) -> None:
@@ -203,7 +229,7 @@ class ContentStore(Protocol):
         """Remove what interrupted uploads left behind, and return how many; living uploads go on."""
 
 
-class BoardStore(Protocol):
+class BoardStore(Dependency, Protocol):
     """Copies of whiteboards by code, each until it expires. Times are Unix seconds.
 
     A copy outlives the process once `put` has returned, but a power cut may cost the newest ones: they are

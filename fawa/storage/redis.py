@@ -88,10 +88,21 @@ _FIELDS: Final = ("name", "size", "content_type", "sha256", "created", "expires"
 
 
 @attrs.frozen(eq=False)
-class RedisRecords:
-    """Records; made by `metadata_store`. See `base.MetadataStore`."""
+class _InRedis:
+    """What all of them have in common."""
 
     _link: RedisLink
+    #: See `base.Dependency`.
+    backend: str = attrs.field(default="redis", init=False)
+
+    async def check(self) -> None:
+        """Return when Redis answers."""
+        await self._link.check()
+
+
+@attrs.frozen(eq=False)
+class RedisRecords(_InRedis):
+    """Records; made by `metadata_store`. See `base.MetadataStore`."""
 
     async def add(self, record: FileRecord) -> None:
         """Store a new record."""
@@ -224,10 +235,8 @@ return removed
 
 
 @attrs.frozen(eq=False)
-class RedisBoards:
+class RedisBoards(_InRedis):
     """Copies of boards; made by `board_store`. See `base.BoardStore`."""
-
-    _link: RedisLink
 
     async def put(self, code: str, saved: bytes, expires: float) -> None:
         """Store a copy in place of the one before."""
@@ -275,10 +284,9 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 
 
 @attrs.frozen(eq=False)
-class RedisLeases:
+class RedisLeases(_InRedis):
     """Leases; made by `lease_store`. See `leases.Leases`."""
 
-    _link: RedisLink
     _holder: str = attrs.field(factory=new_token)
 
     async def acquire(self, name: str, ttl: float) -> Lease | None:
@@ -310,19 +318,19 @@ def _milliseconds(ttl: float) -> int:
 @asynccontextmanager
 async def metadata_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisRecords]:
     """Open the records; Redis is asked at the first call. For arguments and errors see `redis_link`."""
-    async with redis_link(address, ca) as link:
+    async with redis_link(address, ca, _FILES + "probe") as link:
         yield RedisRecords(link)
 
 
 @asynccontextmanager
 async def board_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisBoards]:
     """Open the copies of boards, as `metadata_store`."""
-    async with redis_link(address, ca) as link:
+    async with redis_link(address, ca, _BOARDS + "probe") as link:
         yield RedisBoards(link)
 
 
 @asynccontextmanager
 async def lease_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisLeases]:
     """Open the leases for a new holder, as `metadata_store`."""
-    async with redis_link(address, ca) as link:
+    async with redis_link(address, ca, _LEASES + "probe") as link:
         yield RedisLeases(link)

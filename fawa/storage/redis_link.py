@@ -1,15 +1,23 @@
 """The way to Redis: one client at a time, replaced when it fails; scripts run within a deadline.
 
 A client of coredis runs tasks of its own, so a nursery here outlives it. After any failure of a connection
-the client is thrown away with all its connections, and the next call makes a new one: that finds the new
+the client is thrown away with all its connections, and the next call has a new one made: that finds the new
 primary after a failover, the new shape of a cluster, and leaves nothing half used behind.
 
-A call is not cancelled half-way: it ends, or its own deadline (`CALL_TIMEOUT`) ends it and its client. So its
+There is never more than one attempt to connect, for whose outcome all calls wait, and a pause between two,
+longer each time and jittered: daemons that lost the same Redis do not come back in step. Calls wait for a
+Redis that has just gone away (it may be restarting), and fail at once while one is away for longer.
+
+Once sent, a script is not cancelled half-way: it ends, or its own deadline ends it and its client. So its
 caller knows what became of it, and no connection is left with an answer that nobody takes.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import logging
+import math
 import random
 import secrets
 import ssl
@@ -26,46 +34,38 @@ from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import OutOfSpace, StorageError
+from fawa.storage.base import OutOfReach, StorageError
+from fawa.storage.redis_errors import explain, innermost, is_answer, is_passing
 from fawa.storage.redis_url import RedisAddress
 
-#: Seconds that one call takes at most, with what it waits for a connection and is tried again.
-CALL_TIMEOUT: Final = 5.0
+#: Seconds that a call waits for its turn and for a connection, and in which it may be tried again. As long
+#: after Redis went away, calls wait no more.
+PATIENCE: Final = 2.0
 
-#: Seconds for a connection, and for one answer.
-CONNECT_TIMEOUT: Final = 2.0
+#: Seconds for an answer, and for a connection: to one server, and to find out which.
 ANSWER_TIMEOUT: Final = 3.0
+CONNECT_TIMEOUT: Final = 2.0
+ATTEMPT_TIMEOUT: Final = 6.0
 
-#: Seconds before the second try of a call that a failover, a restart or a lost connection stopped; doubled
-#: each time and jittered, so that daemons which lost the same Redis do not come back in step.
-RETRY_DELAY: Final = 0.05
+#: Seconds that `check` takes at most, less than who asks for readiness waits.
+CHECK_TIMEOUT: Final = 1.5
 
-#: Seconds in which a call may be tried again.
-RETRY_TIMEOUT: Final = 2.0
+#: Seconds between two attempts to connect, before jitter: doubled from the first to the last.
+FIRST_PAUSE: Final = 0.05
+LAST_PAUSE: Final = 2.0
 
-#: Seconds, jittered, in which calls fail at once after one could not reach Redis in all its tries: nobody
-#: waits for what is not there, and Redis is not stormed when it is back.
-AWAY: Final = 0.5
-
-#: Calls under way at once. Others wait their turn here: coredis queues without bound.
+#: Calls under way at once. Others wait their turn here, for a while: coredis queues without bound.
 MAX_CALLS: Final = 64
 
 #: Connections to one server.
 MAX_CONNECTIONS: Final = 4
 
-#: The server is starting, is no primary (any more), or a cluster moves slots: the same call soon works.
-_PASSING: Final = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "UNBLOCKED",
-)
+_PROBE: Final = "return 1"
 
 _log = get_logger("fawa.storage.redis")
+
+# Of each attempt that fails it logs a traceback; what is wrong is told here, when it begins and when it ends.
+logging.getLogger("coredis").setLevel(logging.CRITICAL)
 
 
 @attrs.define(eq=False)
@@ -73,7 +73,39 @@ class _Client:
     """A client, and how to end it."""
 
     redis: Any
-    ended: trio.Event = attrs.field(factory=trio.Event)
+    ended: trio.Event = attrs.field(factory=trio.Event, init=False)
+    #: Why it was dropped.
+    error: BaseException | None = attrs.field(default=None, init=False)
+    #: Of the calls that use it.
+    calls: set[trio.CancelScope] = attrs.field(factory=set, init=False)
+
+    def end(self, error: BaseException) -> None:
+        """Close its connections, and have no call wait for an answer that cannot come any more."""
+        self.error = self.error or error
+        self.ended.set()
+        for call in self.calls:
+            call.cancel()
+
+
+@attrs.define(eq=False)
+class _Outage:
+    """Redis is away, or does not let us in."""
+
+    began: float
+    #: When the next attempt may be made.
+    until: float
+    pause: float
+    failure: StorageError
+
+    def is_over_patience(self) -> bool:
+        """Tell whether calls should fail at once: waiting helps no more, or never did."""
+        return not isinstance(self.failure, OutOfReach) or trio.current_time() - self.began >= PATIENCE
+
+    def error(self) -> StorageError:
+        """Return the failure, to be raised: each time another object, as many tasks may do so."""
+        if isinstance(self.failure, OutOfReach):
+            return OutOfReach(str(self.failure), self.failure.backend)
+        return type(self.failure)(str(self.failure))
 
 
 @attrs.define(eq=False)
@@ -81,15 +113,17 @@ class RedisLink:
     """Runs scripts; made by `redis_link`."""
 
     address: RedisAddress
+    #: A key in the slot that everything here is in.
+    _probe: str
     _tls: ssl.SSLContext | None
     _nursery: trio.Nursery
-    _client: _Client | None = None
-    #: Why Redis could not be reached, and until when that is told without a try.
-    _away: StorageError | None = attrs.field(default=None, init=False)
-    _away_until: float = attrs.field(default=0.0, init=False)
+    _client: _Client | None = attrs.field(default=None, init=False)
+    #: While an attempt to connect is under way: set at its end.
+    _attempt: trio.Event | None = attrs.field(default=None, init=False)
+    #: From the first failure until the next answer.
+    _outage: _Outage | None = attrs.field(default=None, init=False)
     #: Of the clients; `_close` cancels them.
     _scopes: set[trio.CancelScope] = attrs.field(factory=set, init=False)
-    _opening: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_CALLS), init=False)
 
     async def run(
@@ -104,93 +138,154 @@ class RedisLink:
             again: whether it may run twice, when a connection was lost before the answer came.
 
         Raises:
+            OutOfReach: Redis is away; what it was doing when it went away may be done or not.
             OutOfSpace: Redis has reached its memory limit.
-            StorageError: Redis cannot be reached, or refused.
+            StorageError: Redis refused.
 
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        async with self._turns:
-            if self._away is not None and trio.current_time() < self._away_until:
-                raise self._away
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CALL_TIMEOUT):
-                return await self._run(script, keys, arguments, again)
-            self._drop(self._client)
-            raise StorageError(
-                f"Redis at {self.address} did not answer within {CALL_TIMEOUT:g} seconds. "
-                "Check that it runs, and that the network is up."
-            )
+        until = trio.current_time() + PATIENCE
+        async with self._turn(until):
+            while True:
+                client = await self._connected(until)
+                try:
+                    answer = await _within(ANSWER_TIMEOUT, client, script, keys, arguments)
+                except (exceptions.RedisError, OSError) as error:
+                    if is_answer(error):
+                        self._is_there()
+                        raise explain(self.address, error) from None
+                    self._drop(client, error)
+                    if not (again or is_passing(error)) or trio.current_time() >= until:
+                        raise explain(self.address, error) from None
+                else:
+                    self._is_there()
+                    return answer
 
-    async def _run(self, script: str, keys: list[str], arguments: list[Any], again: bool) -> Any:
-        """Try until it works, fails for good, or the deadline ends it."""
-        delay = RETRY_DELAY
-        until = trio.current_time() + RETRY_TIMEOUT
-        while True:
-            client: _Client | None = None
-            try:
-                client = await self._connected()
-                answer = await client.redis.eval(script, keys=keys, args=arguments)
-            except (exceptions.RedisError, OSError) as error:
-                if not isinstance(error, exceptions.ResponseError) or _is_passing(error):
-                    self._drop(client)
-                refused = client is None or _is_passing(error) or _not_sent(error)
-                retry = _may_pass(error) and (again or refused)
-                if not retry or trio.current_time() + 2 * delay > until:
-                    failure = _explain(self.address, error)
-                    if not isinstance(error, exceptions.ResponseError):
-                        self._away = failure
-                        self._away_until = trio.current_time() + AWAY * random.uniform(0.5, 1.5)  # noqa: S311
-                    raise failure from error
-                await trio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-                delay *= 2
-            else:
-                return answer
+    async def check(self) -> None:
+        """Return when Redis answers.
 
-    async def _connected(self) -> _Client:
-        """Return the client, a new one when there is none."""
-        async with self._opening:
-            if self._client is None:
-                self._client = await self._nursery.start(self._keep)
-            return self._client
+        Raises:
+            StorageError: it does not.
 
-    async def _keep(self, task_status: trio.TaskStatus[_Client]) -> None:
-        """Have a client until it is dropped."""
-        started = False
+        """
+        until = trio.current_time() + CHECK_TIMEOUT
+        client = await self._connected(until)
         try:
-            # Lives as long as the link: when its user is cancelled, what it does to clean up still has Redis.
-            async with self._until_closed(), self._clients() as redis:
-                client = _Client(redis)
-                task_status.started(client)
-                started = True
-                await client.ended.wait()
-        except (exceptions.RedisError, OSError, ExceptionGroup) as error:
-            cause = _first(error)
-            if not isinstance(cause, exceptions.RedisError | OSError):
-                raise
-            if not started:
-                raise cause from error
-            # Its calls have told already; a new client is made for the next.
-            _log.debug("a Redis client ended with an error", error=str(cause))
+            await _within(until - trio.current_time(), client, _PROBE, [self._probe], [])
+        except (exceptions.RedisError, OSError) as error:
+            # A client that is slow to answer is left to those who have more time.
+            if not is_answer(error) and not isinstance(error, TimeoutError):
+                self._drop(client, error)
+            raise explain(self.address, error) from None
+        self._is_there()
 
     @asynccontextmanager
-    async def _until_closed(self) -> AsyncIterator[None]:
-        with trio.CancelScope(shield=True) as scope:  # noqa: ASYNC100 - the user's, while it yields
+    async def _turn(self, until: float) -> AsyncIterator[None]:
+        with trio.CancelScope(deadline=until) as scope:
+            await self._turns.acquire()
+        if scope.cancelled_caught:
+            raise OutOfReach(
+                f"Redis at {self.address} is slower than it is asked: {MAX_CALLS} calls are under way.",
+                "Redis",
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    # Connecting
+
+    async def _connected(self, until: float) -> _Client:
+        """Return the client, a new one when there is none.
+
+        Raises:
+            StorageError: there is none until then, or none can be hoped for.
+
+        """
+        with trio.CancelScope(deadline=until):
+            while self._client is None:
+                outage = self._outage
+                is_pause = outage is not None and trio.current_time() < outage.until
+                if (
+                    outage is not None
+                    and outage.is_over_patience()
+                    and (is_pause or self._attempt is not None)
+                ):
+                    # Whoever comes first after the pause tries, and nobody else waits for that.
+                    raise outage.error()
+                if self._attempt is not None:
+                    await self._attempt.wait()
+                elif outage is not None and is_pause:
+                    await trio.sleep_until(outage.until)
+                else:
+                    self._attempt = trio.Event()
+                    self._nursery.start_soon(self._keep, self._attempt)
+                    await self._attempt.wait()
+            return self._client
+        if self._outage is not None:
+            raise self._outage.error()
+        raise explain(self.address, TimeoutError("no connection in time"))
+
+    async def _keep(self, attempt: trio.Event) -> None:
+        """Try to connect, and have the client until it is dropped."""
+        error: BaseException = TimeoutError(f"no connection within {ATTEMPT_TIMEOUT:g} seconds")
+        client: _Client | None = None
+        # Shielded, so that it lives as long as the link: when whoever uses that is cancelled, what they do to
+        # clean up still has Redis.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + ATTEMPT_TIMEOUT) as scope:
             self._scopes.add(scope)
             try:
-                yield
+                async with self._clients() as redis:
+                    await _evaluate(redis, _PROBE, [self._probe], [])
+                    scope.deadline = math.inf
+                    client = self._client = _Client(redis)
+                    self._attempt = None
+                    attempt.set()
+                    await client.ended.wait()
+            except (exceptions.RedisError, OSError, ExceptionGroup) as raised:
+                error = innermost(raised)
+                if not isinstance(error, exceptions.RedisError | OSError):
+                    raise
             finally:
                 self._scopes.discard(scope)
+        if client is not None:
+            client.end(error)
+            if self._client is client:
+                self._client = None
+        elif not self._nursery.cancel_scope.cancel_called:
+            self._fail(error)
+            self._attempt = None
+            attempt.set()
 
     def _close(self) -> None:
         for scope in self._scopes:
             scope.cancel()
         self._nursery.cancel_scope.cancel()
 
-    def _drop(self, client: _Client | None) -> None:
+    def _drop(self, client: _Client, error: BaseException) -> None:
         """Do without this client from now on; other calls that use it fail and are tried again."""
-        if client is not None:
-            client.ended.set()
-            if self._client is client:
-                self._client = None
+        client.end(error)
+        if self._client is client:
+            self._client = None
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Note that Redis is away, and when to try next."""
+        now = trio.current_time()
+        failure = explain(self.address, error)
+        outage = self._outage
+        if outage is None:
+            outage = self._outage = _Outage(now, now, FIRST_PAUSE, failure)
+            _log.error("Redis is away", error=str(failure))
+        outage.failure = failure
+        outage.until = now + outage.pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        outage.pause = min(2 * outage.pause, LAST_PAUSE)
+
+    def _is_there(self) -> None:
+        """Note that Redis has answered."""
+        if self._outage is not None:
+            seconds = round(trio.current_time() - self._outage.began, 3)
+            self._outage = None
+            _log.warning("Redis is back", redis=str(self.address), seconds=seconds)
 
     @asynccontextmanager
     async def _clients(self) -> AsyncIterator[Any]:
@@ -214,8 +309,8 @@ class RedisLink:
             ) as cluster:
                 yield cluster
         elif address.kind == "sentinel":
-            # Sentinels have passwords of their own, if any; TLS is for them as for the servers.
-            of_sentinels = {key: common[key] for key in ("ssl_context", "stream_timeout", "connect_timeout")}
+            # Sentinels without a password take any; with one, it is the servers' (and the user is theirs).
+            of_sentinels = {**common, "username": None}
             async with (
                 coredis.Sentinel(
                     locations, sentinel_kwargs=of_sentinels, retry_policy=NoRetryPolicy(), **common
@@ -236,18 +331,59 @@ class RedisLink:
                 yield server
 
 
+async def _within(seconds: float, client: _Client, script: str, keys: list[str], arguments: list[Any]) -> Any:
+    """Run a script; not cancelled from outside.
+
+    Raises:
+        coredis.exceptions.RedisError: it could not be run; if the connection was lost, it may have been.
+        OSError: the same, with `TimeoutError` when there was no answer.
+
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds) as scope:
+        client.calls.add(scope)
+        try:
+            return await _evaluate(client.redis, script, keys, arguments)
+        except Exception as raised:
+            error = innermost(raised)
+            if isinstance(error, exceptions.RedisError | OSError):
+                raise error from None
+            # A client that was closed meanwhile fails in ways of its own.
+            if not client.ended.is_set():
+                raise
+        finally:
+            client.calls.discard(scope)
+    if isinstance(client.error, exceptions.RedisError | OSError):
+        raise client.error
+    raise TimeoutError(f"no answer within {seconds:g} seconds")
+
+
+async def _evaluate(redis: Any, script: str, keys: list[str], arguments: list[Any]) -> Any:
+    """Run a script that the server likely knows; else send it."""
+    try:
+        return await redis.evalsha(_digest(script), keys=keys, args=arguments)
+    except exceptions.NoScriptError:
+        return await redis.eval(script, keys=keys, args=arguments)
+
+
+@functools.cache
+def _digest(script: str) -> str:
+    """Return what the server calls the script. There are as many as there are constants."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
 def new_token() -> str:
     """Return what tells one caller from all others."""
     return secrets.token_hex(12)
 
 
 @asynccontextmanager
-async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisLink]:
+async def redis_link(address: RedisAddress, ca: Path | None, probe: str) -> AsyncIterator[RedisLink]:
     """Open the way to Redis; what uses it ends before the context does.
 
     Args:
         address: where it is.
         ca: with TLS, PEM file of the authorities to trust in place of the system's.
+        probe: a key in the slot of what is kept there.
 
     Raises:
         StorageError: the file of authorities cannot be read.
@@ -256,12 +392,10 @@ async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIter
     try:
         tls = ssl.create_default_context(cafile=ca) if address.tls else None
     except OSError as error:
-        raise StorageError(
-            f"the certificates in {ca} cannot be read: {error}. Check storage.redis_ca."
-        ) from error
+        raise StorageError(f"the certificates in {ca} cannot be read: {error}. Check redis.ca.") from error
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        link = RedisLink(address, tls, nursery)
+        link = RedisLink(address, probe, tls, nursery)
         try:
             yield link
         except Exception as error:  # raised below, as it is and not in a group
@@ -270,67 +404,3 @@ async def redis_link(address: RedisAddress, ca: Path | None = None) -> AsyncIter
             link._close()
     if failure is not None:
         raise failure
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _causes(error: BaseException | None) -> str:
-    """Write an error with what led to it: coredis tells the reason of a failed connection only as cause."""
-    texts: list[str] = []
-    while error is not None and len(texts) < 4:
-        error = _first(error)
-        if (text := str(error) or type(error).__name__) not in texts:
-            texts.append(text)
-        error = error.__cause__
-    return ": ".join(texts)
-
-
-def _is_passing(error: BaseException) -> bool:
-    kinds = (
-        exceptions.BusyLoadingError,
-        exceptions.ReadOnlyError,
-        exceptions.ClusterDownError,
-        exceptions.TryAgainError,
-        exceptions.AskError,
-        exceptions.StalePrimaryError,
-    )
-    return isinstance(error, kinds) or str(error).startswith(_PASSING)
-
-
-def _not_sent(error: BaseException) -> bool:
-    return isinstance(error, exceptions.SentinelError) or "establish a connection" in str(error)
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-        return False
-    if isinstance(error, exceptions.ResponseError):
-        return _is_passing(error)
-    return "certificate" not in _causes(error).lower()
-
-
-def _explain(address: RedisAddress, error: BaseException) -> StorageError:
-    """Say what went wrong and what to do."""
-    text = _causes(error)
-    if text.startswith("OOM") or "OOM command not allowed" in text or "'maxmemory'" in text:
-        return OutOfSpace(
-            f"Redis at {address} has reached its memory limit ({text}). Raise maxmemory there, or free some."
-        )
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-        return StorageError(
-            f"Redis at {address} refused ({text}). Check user and password in storage.redis_url, and that "
-            "the user may run EVAL on keys that begin with {fawa."
-        )
-    if "certificate" in text.lower():
-        return StorageError(
-            f"Redis at {address} has a certificate that is not trusted ({text}). Set storage.redis_ca."
-        )
-    if isinstance(error, exceptions.ResponseError):
-        return StorageError(f"Redis at {address} refused: {text}")
-    return StorageError(
-        f"Redis at {address} cannot be reached ({text}). Check that it runs, and the address."
-    )

@@ -49,7 +49,7 @@ async def test_tls(tmp_path: Path) -> None:
             await store.add(make_record())
             assert await store.get(KEY) == make_record()
         async with metadata_store(address) as store:
-            with pytest.raises(StorageError, match=r"not trusted .* Set storage\.redis_ca"):
+            with pytest.raises(StorageError, match=r"not trusted .* Set redis\.ca"):
                 await store.get(KEY)
 
 
@@ -114,7 +114,7 @@ async def test_sentinel_moves_to_the_replica(tmp_path: Path) -> None:
 
 def test_of_two_daemons_one_sweeps_and_the_other_takes_over(tmp_path: Path) -> None:
     with redis_server(tmp_path / "redis") as server:
-        flags = ["--storage-redis-url", server.url, "--file-sweep-interval", "200ms", "--log-level", "debug"]
+        flags = ["--redis-url", server.url, "--file-sweep-interval", "200ms", "--log-level", "debug"]
         holder = ("GET", "{fawa.leases}:file-sweep:holder")
         fence = ("GET", "{fawa.leases}:file-sweep:fence")
         with running(tmp_path / "data", *flags) as one:
