@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import http.client
+import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from fawa.net.tls import development_certificate
 from fawa.storage.base import StorageError
 from fawa.storage.redis import board_store, lease_store, metadata_store
 from fawa.storage.redis_url import parse_redis_url
-from tests.daemon import running
+from tests.daemon import Daemon, running
 from tests.redis_server import PATIENCE, RedisServer, free_port, redis_server
 from tests.storage.contract import KEY, list_keys, make_record
 from tests.storage.test_redis import when_back
@@ -110,6 +113,71 @@ async def test_sentinel_moves_to_the_replica(tmp_path: Path) -> None:
                 assert await when_back(lambda: store.get(KEY)) == make_record()
                 await when_back(lambda: store.add(make_record("after")))
                 assert await list_keys(store) == [KEY, "after"]
+
+
+@pytest.mark.parametrize("of_sentinel", ["", "requirepass secret"])
+async def test_the_password_is_for_sentinels_too_if_they_want_one(tmp_path: Path, of_sentinel: str) -> None:
+    with redis_server(tmp_path / "one", "--requirepass", "secret") as one:
+        port = free_port()
+        (tmp_path / "sentinel").mkdir()
+        config = tmp_path / "sentinel" / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\nsentinel monitor files 127.0.0.1 {one.port} 1\n"
+            f"sentinel auth-pass files secret\n{of_sentinel}\n"
+        )
+        with redis_server(tmp_path / "sentinel", str(config), "--sentinel", port=port):
+            address = parse_redis_url(f"redis+sentinel://:secret@127.0.0.1:{port}/files")
+            async with metadata_store(address) as store:
+                await store.add(make_record())
+                assert await store.get(KEY) == make_record()
+
+
+def asked(address: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+    """Send a request with or without a body of JSON; return status and answer."""
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
+    with closing(connection):
+        method, headers = ("GET", {}) if body is None else ("POST", {"content-type": "application/json"})
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def test_a_daemon_whose_redis_comes_and_goes(tmp_path: Path) -> None:
+    def wait_ready(daemon: Daemon, wanted: bool) -> dict[str, str]:
+        deadline = time.monotonic() + PATIENCE
+        while (answer := asked(admin, "/readyz"))[0] != (200 if wanted else 503):
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.05)
+        checks: dict[str, str] = answer[1]["checks"]
+        return checks
+
+    call = ("/file.v1.FileService/GetDownloadURL", json.dumps({"randomkey": KEY}).encode())
+    with redis_server(tmp_path / "redis") as server:
+        server.kill()
+        with running(
+            tmp_path / "data", "--redis-url", server.url, "--file-sweep-interval", "200ms"
+        ) as daemon:
+            admin = str(daemon.wait_for_event(lambda entry: entry["event"] == "admin")["listen"])
+            for _ in range(2):
+                checks = wait_ready(daemon, False)
+                assert checks.pop("redis").startswith(f"Redis at {server.url} cannot be reached"), (
+                    "it started all the same"
+                )
+                assert set(checks.values()) == {"ok"}
+                status, answer = asked(daemon.plain, *call)
+                told = "the server cannot reach its Redis at the moment, try again in a few seconds"
+                assert (status, answer["code"], answer["message"]) == (503, "unavailable", told)
+                server.start()
+                assert wait_ready(daemon, True)["redis"] == "ok"
+                assert asked(daemon.plain, *call)[1]["code"] == "not_found"
+                server.kill()
+
+
+def test_a_daemon_says_which_databases_answer(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as daemon:
+        admin = str(daemon.wait_for_event(lambda entry: entry["event"] == "admin")["listen"])
+        checks = asked(admin, "/readyz")[1]["checks"]
+        assert (checks["files.sqlite3"], checks["boards.sqlite3"]) == ("ok", "ok")
 
 
 def test_of_two_daemons_one_sweeps_and_the_other_takes_over(tmp_path: Path) -> None:
