@@ -309,6 +309,14 @@ def test_the_admin_listener_is_for_operators() -> None:
         "and change what only operators may; allowed: an address of this machine, a Unix socket, a token"
     ]
     assert load_here([*open_to_all, "--admin-token", SECRET])
+
+
+def test_who_signs_for_redis_is_asked_over_tls_alone() -> None:
+    flags = ["--redis-ca", "/ca.pem", "--redis-url"]
+    assert load_here([*flags, "rediss+sentinel://:password@a/files"])
+    (problem,) = problems([*flags, "redis://:password@a"])
+    assert problem.endswith("allowed: redis.ca only with a redis.url that begins with rediss")
+    assert "password" not in problem
     assert load_here(["--admin-listen", "unix:/run/fawa.sock"])
     assert "would listen on the same port" in problems(["--admin-listen", "127.0.0.1:8080"])[0]
 
