@@ -1,6 +1,7 @@
 """Content in a folder: one file a key, published by hard link after fsync.
 
     <folder>/uploads/<key>.<random>.part    uploads under way, each locked by its writer
+    <folder>/resumable/<key>/<epoch>        uploads that outlive their writers; see `resumable`
     <folder>/content/<ab>/<key>             committed content, `ab` being the key's first two characters
 
 An upload is written and fsynced under its part name, then linked to its final name (which fails when that
@@ -18,6 +19,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -37,6 +39,7 @@ from fawa.storage.base import (
     is_key,
 )
 from fawa.storage.publishing import make_folders, publish_file, sync_folder
+from fawa.storage.resumable import Hashed, ResumablePart, begin, discard
 
 #: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
 #: writev(2) takes at most 1,024 pieces.
@@ -49,6 +52,10 @@ READ_AHEAD: Final = 4
 #: Threads that work on the folder at once. A disk is no faster for more, and one that hangs must not use
 #: up the threads that other parts of the daemon need.
 THREADS: Final = 16
+
+#: Unfinished uploads whose running hash is kept in memory, under 1 KiB each; the oldest go first. Whoever
+#: resumes one without hashes again what is stored, at the speed of SHA-256 and the disk (0.5 to 2 GB/s).
+HASHES: Final = 1024
 
 #: Seconds to wait for a thread in which to close and remove, when cancelled.
 CLEANUP_TIMEOUT: Final = 10.0
@@ -68,7 +75,7 @@ def _make_folder(path: Path) -> None:
 
 def _prepare(folder: Path) -> None:
     make_folders(folder)
-    for name in ("uploads", "content"):
+    for name in ("uploads", "resumable", "content"):
         _make_folder(folder / name)
         if not os.access(folder / name, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
@@ -134,6 +141,9 @@ class _Part:
         except BaseException:
             self.discard()
             raise
+
+    def digest(self) -> bytes:
+        return self.sha256.digest()
 
     def append(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
@@ -247,6 +257,109 @@ class FilesystemUpload:
 
 
 @attrs.define(eq=False)
+class FilesystemResumableUpload:
+    """A writer of an upload that outlives it; see `base.ResumableUpload`."""
+
+    _threads: _Threads
+    _part: ResumablePart
+    _target: Path
+    _known: set[Path]
+    #: What the next hop to a thread will write, fewer than `BATCH` bytes before the last piece; what is here
+    #: has not been written, whatever happened.
+    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
+    _gathered: int = attrs.field(default=0, init=False)
+    _usable: bool = attrs.field(default=True, init=False)
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the upload, what waits to be written included."""
+        return self._part.size + self._gathered
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
+        self._check_usable()
+        if data:
+            self._pieces.append(data)
+            self._gathered += len(data)
+            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
+                await self._flush()
+
+    async def digest(self) -> bytes:
+        """Return the SHA-256 of the whole upload so far."""
+        await self._flush()
+        await self._catch_up()
+        return self._part.hashed.sha256.digest()
+
+    async def sync(self) -> int:
+        """Write and fsync; return how many bytes are stored."""
+        await self._flush()
+        return await self._step("store an upload", self._part.sync)
+
+    async def rollback(self) -> None:
+        """Take back what this writer has written; it may write again, even after a write that failed."""
+        self._pieces, self._gathered = [], 0
+        self._usable = True
+        await self._step("take an upload back", self._part.rollback)
+
+    async def commit(self) -> None:
+        """Write, fsync, link to the final name, fsync the folder."""
+        await self._flush()
+        try:
+            await self._step("store an upload", _commit_resumable, self._part, self._target, self._known)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise AlreadyExists(f"there is content under the key {self._target.name} already") from error
+            raise
+        self._usable = False
+
+    async def close(self) -> Hashed:
+        """Write what still can be written, and close; return the hash of what is stored, as far as it goes."""
+        with suppress(StorageError):
+            if self._pieces:
+                await self._catch_up()
+                await self._threads.run("write an upload", self._part.append, self._pieces)
+        await self._threads.run("end an upload", self._part.close)
+        return self._part.hashed
+
+    def _check_usable(self) -> None:
+        if not self._usable:
+            raise StorageError("this writer has failed or ended before: resume the upload anew")
+
+    async def _step(
+        self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args
+    ) -> _Result:
+        """Do one thing in a thread; after one that failed or was cancelled nothing may follow."""
+        self._check_usable()
+        self._usable = False
+        result = await self._threads.run(doing, function, *args)
+        self._usable = True
+        return result
+
+    async def _flush(self) -> None:
+        self._check_usable()
+        if self._pieces:
+            await self._catch_up()
+            try:
+                await self._step("write an upload", self._part.append, self._pieces)
+            except StorageError:
+                # Nobody knows how much of it is there. (When cancelled, nothing is: the thread never ran.)
+                self._pieces = []
+                raise
+            self._pieces, self._gathered = [], 0
+
+    async def _catch_up(self) -> None:
+        while self._part.hashed.size < self._part.size:
+            await self._threads.run("read an upload", self._part.hash_some)
+
+
+def _commit_resumable(part: ResumablePart, target: Path, known: set[Path]) -> None:
+    if target.parent not in known:
+        _make_folder(target.parent)
+        known.add(target.parent)
+    part.commit(target)
+
+
+@attrs.define(eq=False)
 class FilesystemContent:
     """An open file; see `base.Content`."""
 
@@ -274,10 +387,12 @@ class FilesystemStore:
 
     def __init__(self, folder: Path) -> None:
         self._uploads = folder / "uploads"
+        self._resumable = folder / "resumable"
         self._content = folder / "content"
         self._threads = _Threads(folder, trio.CapacityLimiter(THREADS))
         #: Folders that this process has made durable; at most 4,096, one for each two characters.
         self._known: set[Path] = set()
+        self._hashes: OrderedDict[str, Hashed] = OrderedDict()
 
     async def prepare(self) -> None:
         """Make the folders where they are missing, and see that they can be used."""
@@ -339,6 +454,52 @@ class FilesystemStore:
                     "remove an upload", _remove_abandoned, self._uploads / name
                 )
         return removed
+
+    async def begin(self, key: str) -> None:
+        """Begin an upload that may be resumed; see `base.ResumableStore.begin`."""
+        await self._threads.run("begin an upload", begin, self._resumable / check_key(key))
+
+    @asynccontextmanager
+    async def resume(
+        self, key: str, epoch: int, offset: int | None = None
+    ) -> AsyncIterator[FilesystemResumableUpload]:
+        """Become the writer of an upload; see `base.ResumableStore.resume`."""
+        folder = self._resumable / check_key(key)
+        try:
+            part = await self._threads.run("resume an upload", ResumablePart, folder, epoch, offset)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound(f"there is no unfinished upload under the key {key}") from error
+            raise
+        hashed = self._hashes.pop(key, None)
+        if hashed is not None and hashed.size <= part.size:
+            part.hashed = hashed
+        upload = FilesystemResumableUpload(self._threads, part, self._path(key), self._known)
+        try:
+            yield upload
+        finally:
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
+                self._keep_hash(key, await upload.close())
+            if scope.cancelled_caught:
+                part.close()
+
+    def _keep_hash(self, key: str, hashed: Hashed) -> None:
+        before = self._hashes.get(key)
+        if before is None or before.size < hashed.size:
+            self._hashes[key] = hashed
+        if len(self._hashes) > HASHES:
+            self._hashes.popitem(last=False)
+
+    async def discard(self, key: str) -> None:
+        """Remove an unfinished upload; see `base.ResumableStore.discard`."""
+        await self._threads.run("remove an upload", discard, self._resumable / check_key(key))
+        self._hashes.pop(key, None)
+
+    async def unfinished(self) -> AsyncIterator[str]:
+        """Iterate over the keys of unfinished uploads."""
+        for name in await self._threads.run("list uploads", _list_folder, self._resumable):
+            if is_key(name):
+                yield name
 
 
 @asynccontextmanager

@@ -40,7 +40,10 @@ class Disk:
     @contextmanager
     def installed(self) -> Iterator[Disk]:
         loop = threading.get_ident()
-        names = ("open", "close", "write", "writev", "fsync", "link", "unlink", "mkdir", "rename")
+        names = (
+            *("open", "close", "write", "writev", "fsync", "ftruncate"),
+            *("link", "unlink", "mkdir", "rmdir", "rename"),
+        )
 
         def watch(name: str) -> Callable[..., Any]:
             real = getattr(os, name)
