@@ -20,10 +20,10 @@ import hashlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar, TypeVarTuple
+from typing import BinaryIO, Final
 
 import attrs
 import trio
@@ -33,18 +33,13 @@ from fawa.storage.base import (
     AlreadyExists,
     Damaged,
     NotFound,
-    OutOfSpace,
     StorageError,
     check_key,
     is_key,
 )
-from fawa.storage.publishing import make_folders, publish_file, sync_folder
-from fawa.storage.resumable import Hashed, ResumablePart, begin, discard
-
-#: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
-#: writev(2) takes at most 1,024 pieces.
-BATCH: Final = 2 * 1024 * 1024
-BATCH_PIECES: Final = 1024
+from fawa.storage.publishing import make_folder, make_folders, publish_file
+from fawa.storage.resumable import FilesystemResumableUpload, Hashed, ResumablePart, begin, discard
+from fawa.storage.threads import BATCH, BATCH_PIECES, Threads, write_pieces
 
 #: Pieces of content that a thread reads in one hop.
 READ_AHEAD: Final = 4
@@ -60,23 +55,14 @@ HASHES: Final = 1024
 #: Seconds to wait for a thread in which to close and remove, when cancelled.
 CLEANUP_TIMEOUT: Final = 10.0
 
-_Args = TypeVarTuple("_Args")
-_Result = TypeVar("_Result")
-
 
 # What threads run. Every function here blocks and raises OSError.
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder, unless it is there, that survives a power cut."""
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_folder(path.parent)
 
 
 def _prepare(folder: Path) -> None:
     make_folders(folder)
     for name in ("uploads", "resumable", "content"):
-        _make_folder(folder / name)
+        make_folder(folder / name)
         if not os.access(folder / name, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
 
@@ -148,18 +134,13 @@ class _Part:
     def append(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
             self.sha256.update(piece)
-        written = os.writev(self._fd, pieces)
-        if written < sum(map(len, pieces)):
-            # The disk is about to be full, or a limit is near: the rest tells by its error, or fits.
-            rest = memoryview(b"".join(pieces))[written:]
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+        write_pieces(self._fd, pieces)
 
     def commit(self, target: Path, known: set[Path]) -> None:
         """Publish the content; `known` are folders that need no more making."""
         os.fsync(self._fd)
         if target.parent not in known:
-            _make_folder(target.parent)
+            make_folder(target.parent)
             known.add(target.parent)
         publish_file(self.path, target)
 
@@ -175,40 +156,10 @@ class _Part:
 
 
 @attrs.define(eq=False)
-class _Threads:
-    """Runs blocking functions in the folder's threads and turns their errors into ours."""
-
-    folder: Path
-    limiter: trio.CapacityLimiter
-
-    async def run(self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
-        try:
-            return await trio.to_thread.run_sync(function, *args, limiter=self.limiter)
-        except OSError as error:
-            raise self.explain(doing, error) from error
-
-    def explain(self, doing: str, error: OSError) -> StorageError:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return OutOfSpace(f"cannot {doing} in {self.folder}: {reason}. Free space there.")
-        if error.errno == errno.EFBIG:
-            return OutOfSpace(
-                f"cannot {doing} in {self.folder}: {reason}. "
-                "The file system or the process's file size limit (ulimit -f) allows no larger file."
-            )
-        if isinstance(error, PermissionError):
-            return StorageError(
-                f"cannot {doing} in {self.folder}: {reason}. "
-                "Give the user that runs fawad the right to read and write there, or set another folder."
-            )
-        return StorageError(f"cannot {doing} in {self.folder}: {reason}. Check the disk and the mount.")
-
-
-@attrs.define(eq=False)
 class FilesystemUpload:
     """An upload into a part file; see `base.Upload`."""
 
-    _threads: _Threads
+    _threads: Threads
     _part: _Part
     _target: Path
     _known: set[Path]
@@ -257,113 +208,10 @@ class FilesystemUpload:
 
 
 @attrs.define(eq=False)
-class FilesystemResumableUpload:
-    """A writer of an upload that outlives it; see `base.ResumableUpload`."""
-
-    _threads: _Threads
-    _part: ResumablePart
-    _target: Path
-    _known: set[Path]
-    #: What the next hop to a thread will write, fewer than `BATCH` bytes before the last piece; what is here
-    #: has not been written, whatever happened.
-    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
-    _gathered: int = attrs.field(default=0, init=False)
-    _usable: bool = attrs.field(default=True, init=False)
-
-    @property
-    def offset(self) -> int:
-        """Bytes of the upload, what waits to be written included."""
-        return self._part.size + self._gathered
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
-        self._check_usable()
-        if data:
-            self._pieces.append(data)
-            self._gathered += len(data)
-            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
-                await self._flush()
-
-    async def digest(self) -> bytes:
-        """Return the SHA-256 of the whole upload so far."""
-        await self._flush()
-        await self._catch_up()
-        return self._part.hashed.sha256.digest()
-
-    async def sync(self) -> int:
-        """Write and fsync; return how many bytes are stored."""
-        await self._flush()
-        return await self._step("store an upload", self._part.sync)
-
-    async def rollback(self) -> None:
-        """Take back what this writer has written; it may write again, even after a write that failed."""
-        self._pieces, self._gathered = [], 0
-        self._usable = True
-        await self._step("take an upload back", self._part.rollback)
-
-    async def commit(self) -> None:
-        """Write, fsync, link to the final name, fsync the folder."""
-        await self._flush()
-        try:
-            await self._step("store an upload", _commit_resumable, self._part, self._target, self._known)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileExistsError):
-                raise AlreadyExists(f"there is content under the key {self._target.name} already") from error
-            raise
-        self._usable = False
-
-    async def close(self) -> Hashed:
-        """Write what still can be written, and close; return the hash of what is stored, as far as it goes."""
-        with suppress(StorageError):
-            if self._pieces:
-                await self._catch_up()
-                await self._threads.run("write an upload", self._part.append, self._pieces)
-        await self._threads.run("end an upload", self._part.close)
-        return self._part.hashed
-
-    def _check_usable(self) -> None:
-        if not self._usable:
-            raise StorageError("this writer has failed or ended before: resume the upload anew")
-
-    async def _step(
-        self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args
-    ) -> _Result:
-        """Do one thing in a thread; after one that failed or was cancelled nothing may follow."""
-        self._check_usable()
-        self._usable = False
-        result = await self._threads.run(doing, function, *args)
-        self._usable = True
-        return result
-
-    async def _flush(self) -> None:
-        self._check_usable()
-        if self._pieces:
-            await self._catch_up()
-            try:
-                await self._step("write an upload", self._part.append, self._pieces)
-            except StorageError:
-                # Nobody knows how much of it is there. (When cancelled, nothing is: the thread never ran.)
-                self._pieces = []
-                raise
-            self._pieces, self._gathered = [], 0
-
-    async def _catch_up(self) -> None:
-        while self._part.hashed.size < self._part.size:
-            await self._threads.run("read an upload", self._part.hash_some)
-
-
-def _commit_resumable(part: ResumablePart, target: Path, known: set[Path]) -> None:
-    if target.parent not in known:
-        _make_folder(target.parent)
-        known.add(target.parent)
-    part.commit(target)
-
-
-@attrs.define(eq=False)
 class FilesystemContent:
     """An open file; see `base.Content`."""
 
-    _threads: _Threads
+    _threads: Threads
     _key: str
     _fd: int
     file: BinaryIO | None
@@ -389,7 +237,7 @@ class FilesystemStore:
         self._uploads = folder / "uploads"
         self._resumable = folder / "resumable"
         self._content = folder / "content"
-        self._threads = _Threads(folder, trio.CapacityLimiter(THREADS))
+        self._threads = Threads(folder, trio.CapacityLimiter(THREADS))
         #: Folders that this process has made durable; at most 4,096, one for each two characters.
         self._known: set[Path] = set()
         self._hashes: OrderedDict[str, Hashed] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The file of an upload that outlives its writer. Blocking: for threads.
+"""Uploads into a folder that outlive their writers.
 
     <folder>/<key>/<epoch>    what there is of the upload, named by the epoch of its writer
 
@@ -18,13 +18,16 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
-from fawa.storage.base import AlreadyExists, Damaged, Fenced, WrongOffset
-from fawa.storage.publishing import publish_file, sync_folder
+import attrs
+
+from fawa.storage.base import AlreadyExists, Damaged, Fenced, StorageError, WrongOffset
+from fawa.storage.publishing import make_folder, publish_file, sync_folder
+from fawa.storage.threads import BATCH, BATCH_PIECES, Threads, write_pieces
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 #: Bytes hashed in one step, about 10 ms, so that hashing a long file again can be cancelled.
 HASH_STEP: Final = 8 * 1024 * 1024
 _READ: Final = 512 * 1024
+
+
+# What threads run. Every function here blocks.
 
 
 class Hashed:
@@ -144,12 +150,7 @@ class ResumablePart:
         if self._hashed_at_start is None:
             self._hashed_at_start = self.hashed.copy()
         with self._owned():
-            written = os.writev(self._fd, pieces)
-            if written < sum(map(len, pieces)):
-                # The disk is about to be full, or a limit is near: the rest tells by its error, or fits.
-                rest = memoryview(b"".join(pieces))[written:]
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
+            write_pieces(self._fd, pieces)
         for piece in pieces:
             self.hashed.update(piece)
             self.size += len(piece)
@@ -168,10 +169,13 @@ class ResumablePart:
         if self._hashed_at_start is not None:
             self.hashed = self._hashed_at_start.copy()
 
-    def commit(self, target: Path) -> None:
-        """Publish the content, whose folder is there, and end the upload."""
+    def commit(self, target: Path, known: set[Path]) -> None:
+        """Publish the content and end the upload; `known` are folders that need no more making."""
         # Before the lock, so that a new writer need not wait for a long file to reach the disk.
         os.fsync(self._fd)
+        if target.parent not in known:
+            make_folder(target.parent)
+            known.add(target.parent)
         with self._owned():
             publish_file(self.path, target)
             # Still locked: nobody else may ever write to what is published.
@@ -214,3 +218,104 @@ def _open_locked(folder: Path) -> tuple[int, int]:
             os.close(fd)
             raise
         return fd, int(path.name)
+
+
+# The asynchronous face.
+
+
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
+
+@attrs.define(eq=False)
+class FilesystemResumableUpload:
+    """A writer of an upload that outlives it; see `base.ResumableUpload`."""
+
+    _threads: Threads
+    _part: ResumablePart
+    _target: Path
+    _known: set[Path]
+    #: What the next hop to a thread will write, fewer than `BATCH` bytes before the last piece; what is here
+    #: has not been written, whatever happened.
+    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
+    _gathered: int = attrs.field(default=0, init=False)
+    _usable: bool = attrs.field(default=True, init=False)
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the upload, what waits to be written included."""
+        return self._part.size + self._gathered
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
+        self._check_usable()
+        if data:
+            self._pieces.append(data)
+            self._gathered += len(data)
+            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
+                await self._flush()
+
+    async def digest(self) -> bytes:
+        """Return the SHA-256 of the whole upload so far."""
+        await self._flush()
+        await self._catch_up()
+        return self._part.hashed.sha256.digest()
+
+    async def sync(self) -> int:
+        """Write and fsync; return how many bytes are stored."""
+        await self._flush()
+        return await self._step("store an upload", self._part.sync)
+
+    async def rollback(self) -> None:
+        """Take back what this writer has written; it may write again, even after a write that failed."""
+        self._pieces, self._gathered = [], 0
+        self._usable = True
+        await self._step("take an upload back", self._part.rollback)
+
+    async def commit(self) -> None:
+        """Write, fsync, link to the final name, fsync the folder."""
+        await self._flush()
+        try:
+            await self._step("store an upload", self._part.commit, self._target, self._known)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise AlreadyExists(f"there is content under the key {self._target.name} already") from error
+            raise
+        self._usable = False
+
+    async def close(self) -> Hashed:
+        """Write what still can be written, and close; return the hash, of as much as has been hashed."""
+        with suppress(StorageError):
+            if self._pieces:
+                await self._catch_up()
+                await self._threads.run("write an upload", self._part.append, self._pieces)
+        await self._threads.run("end an upload", self._part.close)
+        return self._part.hashed
+
+    def _check_usable(self) -> None:
+        if not self._usable:
+            raise StorageError("this writer has failed or ended before: resume the upload anew")
+
+    async def _step(self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
+        """Do one thing in a thread; after one that failed or was cancelled nothing may follow."""
+        self._check_usable()
+        self._usable = False
+        result = await self._threads.run(doing, function, *args)
+        self._usable = True
+        return result
+
+    async def _flush(self) -> None:
+        self._check_usable()
+        if self._pieces:
+            await self._catch_up()
+            try:
+                await self._step("write an upload", self._part.append, self._pieces)
+            except StorageError:
+                # Nobody knows how much of it is there. (When cancelled, nothing is: the thread never ran.)
+                self._pieces = []
+                raise
+            self._pieces, self._gathered = [], 0
+
+    async def _catch_up(self) -> None:
+        while self._part.hashed.size < self._part.size:
+            await self._threads.run("read an upload", self._part.hash_some)

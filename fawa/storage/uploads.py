@@ -39,8 +39,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 _COLUMNS: Final = "id, key, name, size, content_type, created, expires, sha256, metadata, epoch"
-_ADD: Final = f"INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-_GET: Final = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"  # noqa: S608 - names of ours
+_ADD: Final = f"""
+    INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""  # noqa: S608 - names of ours
+_GET: Final = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"  # noqa: S608
 _CLAIM: Final = f"""
     UPDATE uploads SET epoch = epoch + 1, expires = max(expires, ?) WHERE id = ? AND expires > ?
     RETURNING {_COLUMNS}
