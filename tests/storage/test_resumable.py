@@ -179,7 +179,7 @@ class TestFaults:
         async with content_store(folder) as store:
             await store.begin(KEY)
             await add(store, 1, LONG[:1000])
-            with suppress(PowerCutError), Disk(folder, cut_power_at=step).installed():
+            with Disk(folder, cut_power_at=step).installed(), suppress(PowerCutError):
                 async with store.resume(KEY, 2, 1000) as upload:
                     await write_in_pieces(upload, LONG[1000:])
                     told = await upload.sync()
