@@ -184,8 +184,8 @@ class Writer:
         uploads = self._uploads
         now, ttl = uploads.clock(), uploads.limits().upload_ttl
         if self.record.expires - now < ttl * 3 / 4:
-            moved = await uploads.records.claim(self.record.id, now, now + ttl)
-            self.record = attrs.evolve(self.record, expires=moved.expires)
+            await uploads.records.extend(self.record.id, now + ttl)
+            self.record = attrs.evolve(self.record, expires=now + ttl)
 
 
 @attrs.define(eq=False)

@@ -330,6 +330,9 @@ class UploadStore(Protocol):
 
         """
 
+    async def extend(self, upload_id: str, expires: float) -> None:
+        """Move the expiry, not to earlier; does nothing when there is no such upload."""
+
     async def set_size(self, upload_id: str, size: int) -> None:
         """Note the size of an upload that had none; one that has keeps it.
 

@@ -47,6 +47,7 @@ _CLAIM: Final = f"""
     UPDATE uploads SET epoch = epoch + 1, expires = max(expires, ?) WHERE id = ? AND expires > ?
     RETURNING {_COLUMNS}
 """  # noqa: S608
+_EXTEND: Final = "UPDATE uploads SET expires = max(expires, ?) WHERE id = ?"
 _SET_SIZE: Final = "UPDATE uploads SET size = coalesce(size, ?) WHERE id = ?"
 _DELETE: Final = "DELETE FROM uploads WHERE id = ?"
 _EXPIRED: Final = f"SELECT {_COLUMNS} FROM uploads WHERE expires <= ? ORDER BY expires, id LIMIT ?"  # noqa: S608
@@ -74,6 +75,10 @@ class SqliteUploads(Database):
     async def claim(self, upload_id: str, now: float, expires: float) -> UploadRecord:
         """Add one to the epoch and move the expiry; return the record after that."""
         return self._only(await self._query(_CLAIM, expires, upload_id, now))
+
+    async def extend(self, upload_id: str, expires: float) -> None:
+        """Move the expiry, not to earlier."""
+        await self._change(_EXTEND, expires, upload_id)
 
     async def set_size(self, upload_id: str, size: int) -> None:
         """Note the size of an upload that had none."""

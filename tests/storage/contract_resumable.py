@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ class ResumableStoreContract:
     async def test_an_upload_goes_on_where_it_was_left(self, store: ResumableStore) -> None:
         await store.begin(KEY)
         cuts = [0, 1, 100_001, 100_001, 1_500_000, len(LONG)]
-        for epoch, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False), 1):
+        for epoch, (start, end) in enumerate(pairwise(cuts), 1):
             async with store.resume(KEY, epoch, start) as upload:
                 await write_in_pieces(upload, LONG[start:end])
                 assert await upload.sync() == end
@@ -243,7 +244,6 @@ class ResumableStoreContract:
             await upload.commit()
             with pytest.raises(StorageError):
                 await upload.write(b"more")
-                await upload.sync()
             with pytest.raises(NotFound):
                 await add(store, 2, b"more")
         with pytest.raises(NotFound):
@@ -348,6 +348,13 @@ class UploadStoreContract:
         assert await store.claim(ID, 2499.0, 3000.0) == make_upload(epoch=1, expires=3000.0)
         assert await store.claim(ID, 2500.0, 2600.0) == make_upload(epoch=2, expires=3000.0)
         assert await store.get(ID) == make_upload(epoch=2, expires=3000.0)
+
+    async def test_the_expiry_moves_to_later_alone(self, store: UploadStore) -> None:
+        await store.add(make_upload())
+        await store.extend(ID, 2600.0)
+        await store.extend(ID, 2550.0)
+        assert await store.get(ID) == make_upload(expires=2600.0)
+        await store.extend("unknown", 9000.0)
 
     async def test_what_has_expired_cannot_be_claimed(self, store: UploadStore) -> None:
         await store.add(make_upload())
