@@ -384,7 +384,7 @@ class FileService:
     #: Open the stores; each run opens and closes them anew.
     open_content: Callable[[], AbstractAsyncContextManager[ContentStore]]
     open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
-    #: The same for uploads that may be interrupted; without, or with content that cannot resume, there are none.
+    #: The same for uploads that may be interrupted, if content can be resumed.
     open_uploads: Callable[[], AbstractAsyncContextManager[UploadStore]] | None = None
     #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
     secret: bytes = attrs.field(repr=False)

@@ -1,4 +1,4 @@
-"""`file.v1` for uploads that may be interrupted: what the methods say to the engine, and its errors as statuses."""
+"""`file.v1` for uploads that may be interrupted: calls on the engine, and its errors as statuses."""
 
 from __future__ import annotations
 
