@@ -213,6 +213,11 @@ class Liar(FileServiceBase):
             pass
         await stream.send_message(self.taken)
 
+    async def StartUpload(self, stream: Any) -> None:
+        raise GRPCError(Status.UNIMPLEMENTED)
+
+    GetUpload = CancelUpload = StartUpload
+
     async def ReceiveFile(self, stream: Any) -> None:
         await stream.recv_message()
         for message in self.messages:
