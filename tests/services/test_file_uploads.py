@@ -187,7 +187,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("where", ["StartUpload", "SendFile"])
     async def test_another_sha256(self, talk: Talk, where: str) -> None:
-        wrong = {"sha256": bytes(32)}
+        wrong: dict[str, Any] = {"sha256": bytes(32)}
         upload_id = await talk.start(**(wrong if where == "StartUpload" else {}))
         with refused(Status.DATA_LOSS, "send the file again"):
             await talk.send(upload_id, 0, DATA, **(wrong if where == "SendFile" else {}))
