@@ -55,7 +55,9 @@ ROOMS = {
     "fawa.net": Room(fawa="fawa.ops.logging", types="fawa.rpc", libraries="attrs trio"),
     "fawa.net.engine": Room(fawa="fawa.net", libraries="attrs zttp"),
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
-    "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
+    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
@@ -69,18 +71,29 @@ ROOMS = {
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     "fawa.services": Room(
-        fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging "
+        fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
         "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
-    "fawa.services.board": Room(fawa="fawa.rooms fawa.services fawa.storage.base", libraries="attrs trio"),
+    "fawa.services.board": Room(
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.meters", libraries="attrs trio"
+    ),
     "fawa.services.admission": Room(
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
     ),
     "fawa.services.canva": Room(
-        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket",
+        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket "
+        "fawa.net.webtransport",
         libraries="attrs msgspec trio",
+    ),
+    "fawa.services.canva_client": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.storage.base",
+        libraries="attrs trio",
+    ),
+    "fawa.services.canva_session": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.net.webtransport",
+        libraries="attrs trio",
     ),
     "fawa.services.canva_socket": Room(
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.net.websocket fawa.storage.base",
@@ -90,11 +103,19 @@ ROOMS = {
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.proto fawa.rpc.stream",
         libraries="attrs grpclib multidict trio",
     ),
+    "fawa.services.documents": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
+    "fawa.services.wellknown": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs msgspec"
+    ),
     "fawa.services.page": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    # Asks for metrics and readiness come by the same listener and router as everything else.
+    "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
+    "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
+    "fawa.ops.exposition": Room(fawa="fawa.ops", libraries="prometheus_client"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
