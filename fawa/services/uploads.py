@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 import attrs
@@ -25,13 +25,12 @@ from fawa.storage.base import (
     NotFound,
     ResumableStore,
     ResumableUpload,
-    State,
     StorageError,
     UploadRecord,
     UploadStore,
     is_key,
 )
-from fawa.storage.lifecycle import publish
+from fawa.storage.lifecycle import publish_kept, settle
 
 #: Bytes of randomness in a file's key (80 bits, 16 characters of a-z and 2-7), and in an upload's id.
 _KEY_BYTES: Final = 10
@@ -151,6 +150,7 @@ class Writer:
             sha256: what the whole content must have, beside what was told at its beginning.
 
         Raises:
+            Fenced: another writer has taken over, or is just finishing.
             Incomplete: bytes are missing.
             Mismatch: the content has another SHA-256.
             StorageError: the store failed; the upload is kept.
@@ -176,7 +176,7 @@ class Writer:
             created=now,
             expires=now + uploads.limits().ttl,
         )
-        await publish(uploads.content, uploads.metadata, self._upload, file)
+        await publish_kept(uploads.content, uploads.metadata, self._upload, file)
         return file
 
     async def _stay(self) -> None:
@@ -321,8 +321,7 @@ class Uploads:
         return await self.records.claim(upload_id, now, now + self.limits().upload_ttl)
 
     async def _file(self, record: UploadRecord) -> FileRecord:
-        with suppress(NotFound):
-            file = await self.metadata.get(record.key)
-            if file.state is State.READY and file.expires > self.clock():
-                return file
-        raise NotFound("the upload is no more: its file has expired, or it was cancelled")
+        try:
+            return await settle(self.content, self.metadata, record.key, self.clock())
+        except NotFound:
+            raise NotFound("the upload is no more: its file has expired, or it was cancelled") from None

@@ -49,7 +49,7 @@ READ_AHEAD: Final = 4
 THREADS: Final = 16
 
 #: Unfinished uploads whose running hash is kept in memory, under 1 KiB each; the oldest go first. Whoever
-#: resumes one without hashes again what is stored, at the speed of SHA-256 and the disk (0.5 to 2 GB/s).
+#: resumes one without hashes again what is stored, at the speed of SHA-256 and the disk.
 HASHES: Final = 1024
 
 #: Seconds to wait for a thread in which to close and remove, when cancelled.
