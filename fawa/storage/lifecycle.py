@@ -118,7 +118,8 @@ async def publish_kept(
     try:
         await metadata.publish(record.key)
     except NotFound as error:
-        await content.delete(record.key)
+        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
+            await content.delete(record.key)
         raise StorageError(f"{record.key} expired or was repaired away while it was stored") from error
 
 
