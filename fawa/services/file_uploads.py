@@ -119,14 +119,14 @@ def _status_of_upload_errors() -> Iterator[None]:
     try:
         yield
     except NotFound:
-        text = "there is no unfinished upload of this id: it is wrong, or the upload is whole or has expired"
+        text = "there is no upload of this id: it is wrong, or the upload was cancelled or has expired"
         raise GRPCError(Status.NOT_FOUND, text) from None
     except WrongOffset as error:
         text = f"{error.offset} bytes of the upload are stored: go on from there"
         details = [UploadOffset(offset=error.offset)]
         raise GRPCError(Status.FAILED_PRECONDITION, text, details) from None
     except Fenced:
-        text = "another call goes on with this upload, or it was cancelled or has expired: ask GetUpload"
+        text = "another call goes on with this upload or has finished or cancelled it: ask GetUpload"
         raise GRPCError(Status.ABORTED, text) from None
     except (Incomplete, TooLong) as error:
         raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from None

@@ -14,12 +14,13 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import attrs
 
 from fawa.storage.base import (
+    Fenced,
     FileRecord,
     MetadataStore,
     NotFound,
@@ -256,13 +257,20 @@ class Uploads:
         """Become the writer of an upload, at the end of what is stored; what is written stays.
 
         Raises:
-            NotFound: there is no such upload, it has expired, or it is a file already (see `progress`).
+            Fenced: another writer was faster, or has finished: ask for the `progress`.
+            NotFound: there is no such upload, or it has expired.
             StorageError: a store failed.
             WrongOffset: something else is stored than `offset` bytes; the writer before goes on.
 
         """
         record = await self._claim(upload_id)
-        async with self.content.resume(record.key, record.epoch, offset) as upload:
+        async with AsyncExitStack() as stack:
+            try:
+                upload = await stack.enter_async_context(
+                    self.content.resume(record.key, record.epoch, offset)
+                )
+            except NotFound as error:
+                raise Fenced(f"the upload of {record.key} is whole, or just removed") from error
             yield Writer(record, self, upload)
 
     async def cancel(self, upload_id: str) -> None:

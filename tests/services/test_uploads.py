@@ -97,7 +97,7 @@ async def test_finishing_what_is_being_finished(engine: Engine) -> None:
 
     async def ask() -> None:
         # Committed, but not recorded as ready: there is nothing to go on with, and the file can be told.
-        with pytest.raises(NotFound):
+        with pytest.raises(Fenced):
             await engine.finish(record.id)
         assert (await engine.files.metadata.get(record.key)).state is State.UPLOADING
         assert (await engine.uploads.progress(record.id)).file is not None

@@ -27,7 +27,7 @@ def one_life(step: int, deadly: str) -> None:
     try:
         machine.begin(sizes=[4])
         machine.write(chance=0, count=4, dies_at=None)
-        machine.sync(chance=0, dies_at=None)
+        machine.sync(chance=0, dies_at=step if deadly == "sync" else None)
         machine.roll_back(chance=0, dies_at=step if deadly == "roll back" else None)
         machine.check()
         machine.write(chance=0, count=4, dies_at=None)
@@ -46,6 +46,7 @@ def one_life(step: int, deadly: str) -> None:
 def run(max_examples: int) -> None:
     """Let the machine run, the same way each time; not shrunk, as that takes minutes."""
     for step in range(16):
+        one_life(step, "sync")
         one_life(step, "roll back")
         one_life(step, "finish")
         one_life(step, "sweep")
@@ -64,7 +65,7 @@ def run(max_examples: int) -> None:
 
 def test_uploads_against_a_model() -> None:
     reached.clear()
-    run(120)
+    run(200)
     rules = {"start", "resume", "ask", "cancel", "write", "sync", "roll back", "finish", "sweep"}
     outcomes = {"ask: an offset", "ask: a file", "fenced", "gone", "incomplete", "leave", "mismatch"}
     more = {"resume of a file", "restart", "too long", "wrong offset"}
@@ -168,4 +169,4 @@ def written_after_it_was_published(patch: pytest.MonkeyPatch) -> None:
 def test_a_fault_is_found(fault: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        run(120)
+        run(200)

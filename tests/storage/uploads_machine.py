@@ -281,12 +281,13 @@ class UploadsMachine(RuleBasedStateMachine):
         try:
             writer = self.attempt(context.__aenter__, dies_at)
         except NotFound:
-            if upload.may_be_file:
-                # Nothing is left to write to; whether it is a file is asked of `progress`.
-                self.touched(upload, surely=False)
-                reached["resume of a file"] += 1
-            else:
-                self.expect_gone(upload)
+            self.expect_gone(upload)
+            return
+        except Fenced:
+            # Nothing is left to write to; whether it is a file is asked of `progress`.
+            assert upload.may_be_file or upload.may_be_gone, "a new writer was refused"
+            self.touched(upload, surely=True)
+            reached["resume of a file"] += 1
             return
         except WrongOffset as error:
             assert off_by, "the right offset was refused"
