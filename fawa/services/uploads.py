@@ -151,7 +151,7 @@ class Writer:
             sha256: what the whole content must have, beside what was told at its beginning.
 
         Raises:
-            Fenced: another writer has taken over, or is just finishing.
+            Fenced: another writer has taken over.
             Incomplete: bytes are missing.
             Mismatch: the content has another SHA-256.
             StorageError: the store failed; the upload is kept.

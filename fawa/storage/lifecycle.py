@@ -29,7 +29,6 @@ from fawa.storage.base import (
     Content,
     ContentStore,
     Damaged,
-    Fenced,
     FileRecord,
     MetadataStore,
     NotFound,
@@ -97,30 +96,29 @@ async def publish_kept(
 ) -> None:
     """Make an upload that outlives its writer a file: when this returns, both are durable and served.
 
-    When it raises or is cancelled, the upload is as it was, or it is whole and `settle` makes it a file: a
-    line that breaks while a long file reaches the disk costs nobody the file.
+    When it raises or is cancelled, nothing is taken back: the upload is as it was, or it is whole and
+    `settle` makes it a file. So a line that breaks while a long file reaches the disk costs nobody the file.
 
     Raises:
-        Fenced: another writer has taken over, or is just publishing.
+        Fenced: another writer has taken over.
         StorageError: a store failed.
 
     """
+    waiting = attrs.evolve(record, state=State.UPLOADING)
     try:
-        await metadata.add(attrs.evolve(record, state=State.UPLOADING))
-    except AlreadyExists as error:
-        raise Fenced(f"another writer is publishing {record.key}") from error
-    try:
-        await upload.commit()
-    except BaseException:
-        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            await _withdraw(content, metadata, record.key)
-        raise
+        await metadata.add(waiting)
+    except AlreadyExists:
+        # An earlier attempt left it, and cannot commit any more if this is still the writer.
+        await upload.sync()
+        await metadata.delete(record.key)
+        with suppress(AlreadyExists):
+            await metadata.add(waiting)
+    await upload.commit()
     try:
         await metadata.publish(record.key)
-    except NotFound as error:
-        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            await content.delete(record.key)
-        raise StorageError(f"{record.key} expired or was repaired away while it was stored") from error
+    except NotFound:
+        # Another process started meanwhile, and its `repair` took the record for one without content.
+        await metadata.add(record)
 
 
 async def settle(content: ContentStore, metadata: MetadataStore, key: str, now: float) -> FileRecord:
@@ -229,12 +227,6 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
 async def _remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
     await content.delete(key)
     await metadata.delete(key)
-
-
-async def _withdraw(content: ContentStore, metadata: MetadataStore, key: str) -> None:
-    """Remove the record of a file that was not committed. What was is another writer's, or ours after all."""
-    if (await metadata.get(key)).state is State.UPLOADING and not await _is_stored(content, key):
-        await metadata.delete(key)
 
 
 async def _is_stored(content: ContentStore, key: str) -> bool:
