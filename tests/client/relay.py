@@ -22,10 +22,14 @@ class Relay:
     #: For each connection that is to break, after how many bytes from the server. Others are left alone: a
     #: connection that carries less does not use a cut up.
     cuts: list[int] = attrs.field(factory=list)
+    #: The same for bytes from the client.
+    cuts_up: list[int] = attrs.field(factory=list)
     #: Bytes from the server in all, after which no more is passed until `go_on`.
     hold_at: float = math.inf
     #: Bytes from the server in all.
     passed: int = 0
+    #: Bytes from the client in all.
+    passed_up: int = 0
     broken: int = 0
     _released: trio.Event = attrs.field(factory=trio.Event)
 
@@ -36,19 +40,30 @@ class Relay:
 
     async def serve(self, client: trio.SocketStream) -> None:
         host, _, port = self.target.rpartition(":")
-        async with (
-            client,
-            await trio.open_tcp_stream(host, int(port)) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._pass_up, client, server)
-            await self._pass_down(server, client)
-            nursery.cancel_scope.cancel()
+        async with client:
+            try:
+                server = await trio.open_tcp_stream(host, int(port))
+            except OSError:
+                return  # nobody is there at the moment
+            async with server, trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass_up, client, server, nursery.cancel_scope)
+                await self._pass_down(server, client)
+                nursery.cancel_scope.cancel()
 
-    async def _pass_up(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+    async def _pass_up(
+        self, client: trio.SocketStream, server: trio.SocketStream, both: trio.CancelScope
+    ) -> None:
+        passed = 0
         with contextlib.suppress(trio.BrokenResourceError):
             while data := await client.receive_some(_PIECE):
+                if self.cuts_up and passed + len(data) > self.cuts_up[0]:
+                    del self.cuts_up[0]
+                    self.broken += 1
+                    both.cancel()
+                    return
                 await server.send_all(data)
+                passed += len(data)
+                self.passed_up += len(data)
             await server.send_eof()
 
     async def _pass_down(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
