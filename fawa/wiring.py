@@ -22,8 +22,8 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
-from fawa.storage import boards, filesystem, leases, sqlite
-from fawa.storage.base import BoardStore, MetadataStore
+from fawa.storage import boards, filesystem, leases, sqlite, uploads
+from fawa.storage.base import BoardStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
 
@@ -50,6 +50,7 @@ async def make_services(settings: Settings) -> list[Service]:
                 FileService(
                     open_content=functools.partial(filesystem.content_store, folder / "files"),
                     open_metadata=_stores(settings).metadata,
+                    open_uploads=_stores(settings).uploads,
                     open_leases=_stores(settings).leases,
                     secret=await _link_secret(settings),
                     settings=_file_settings(settings),
@@ -83,6 +84,7 @@ class _Stores:
     """What opens the stores that daemons may share."""
 
     metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
+    uploads: Callable[[], AbstractAsyncContextManager[UploadStore]]
     boards: Callable[[], AbstractAsyncContextManager[BoardStore]]
     leases: Callable[[], AbstractAsyncContextManager[leases.Leases]]
 
@@ -93,14 +95,16 @@ def _stores(settings: Settings) -> _Stores:
     if address is None:
         return _Stores(
             functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+            functools.partial(uploads.upload_store, folder / "uploads.sqlite3"),
             functools.partial(boards.board_store, folder / "boards.sqlite3"),
             leases.embedded_leases,
         )
-    from fawa.storage import redis  # noqa: PLC0415  (loads coredis, a third of a second)
+    from fawa.storage import redis, redis_uploads  # noqa: PLC0415  (loads coredis, a third of a second)
 
     at: tuple[Any, ...] = (address, settings.redis.ca)
     return _Stores(
         functools.partial(redis.metadata_store, *at),
+        functools.partial(redis_uploads.upload_store, *at),
         functools.partial(redis.board_store, *at),
         functools.partial(redis.lease_store, *at),
     )
@@ -116,6 +120,7 @@ def _file_settings(settings: Settings) -> FileSettings:
     """Return what is set of the file service."""
     return FileSettings(
         ttl=settings.file.ttl,
+        upload_ttl=settings.file.upload_ttl,
         link_ttl=settings.file.link_ttl,
         sweep_interval=settings.file.sweep_interval,
         progress_timeout=settings.file.progress_timeout,

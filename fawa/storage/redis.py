@@ -1,7 +1,7 @@
 """Records, copies of boards and leases in Redis, Valkey or Dragonfly, for daemons that share them.
 
 Every change is one Lua script, so it happens whole or not at all. A script's keys share a hash tag, and so a
-cluster's slot: `{fawa.files}`, `{fawa.boards}`, `{fawa.leases}`.
+cluster's slot: `{fawa.files}`, `{fawa.boards}`, `{fawa.leases}`; `{fawa.uploads}` is `redis_uploads`'.
 
 Records (`{fawa.files}`):
 
@@ -25,7 +25,7 @@ import attrs
 
 from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State, StorageError
 from fawa.storage.leases import Lease
-from fawa.storage.redis_link import RedisLink, new_token, redis_link
+from fawa.storage.redis_link import InRedis, new_token, redis_link
 from fawa.storage.redis_url import RedisAddress
 
 #: Seconds that a record outlives its file at least: time for the sweep, also of a daemon that was away.
@@ -88,20 +88,7 @@ _FIELDS: Final = ("name", "size", "content_type", "sha256", "created", "expires"
 
 
 @attrs.frozen(eq=False)
-class _InRedis:
-    """What all of them have in common."""
-
-    _link: RedisLink
-    #: See `base.Dependency`.
-    backend: str = attrs.field(default="redis", init=False)
-
-    async def check(self) -> None:
-        """Return when Redis answers."""
-        await self._link.check()
-
-
-@attrs.frozen(eq=False)
-class RedisRecords(_InRedis):
+class RedisRecords(InRedis):
     """Records; made by `metadata_store`. See `base.MetadataStore`."""
 
     async def add(self, record: FileRecord) -> None:
@@ -235,7 +222,7 @@ return removed
 
 
 @attrs.frozen(eq=False)
-class RedisBoards(_InRedis):
+class RedisBoards(InRedis):
     """Copies of boards; made by `board_store`. See `base.BoardStore`."""
 
     async def put(self, code: str, saved: bytes, expires: float) -> None:
@@ -284,7 +271,7 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 
 
 @attrs.frozen(eq=False)
-class RedisLeases(_InRedis):
+class RedisLeases(InRedis):
     """Leases; made by `lease_store`. See `leases.Leases`."""
 
     _holder: str = attrs.field(factory=new_token)

@@ -331,6 +331,19 @@ class RedisLink:
                 yield server
 
 
+@attrs.frozen(eq=False)
+class InRedis:
+    """What all stores in Redis have in common."""
+
+    _link: RedisLink
+    #: See `base.Dependency`.
+    backend: str = attrs.field(default="redis", init=False)
+
+    async def check(self) -> None:
+        """Return when Redis answers."""
+        await self._link.check()
+
+
 async def _within(seconds: float, client: _Client, script: str, keys: list[str], arguments: list[Any]) -> Any:
     """Run a script; not cancelled from outside.
 
