@@ -114,8 +114,8 @@ class RedisUploads(InRedis):
 
     async def claim(self, upload_id: str, now: float, expires: float) -> UploadRecord:
         """Add one to the epoch and move the expiry; return the record after that."""
-        arguments = [upload_id, repr(now), repr(expires), *_FIELDS]
-        return self._record(upload_id, await self._link.run(_CLAIM, _of(upload_id), arguments))
+        values = await self._link.run(_CLAIM, _of(upload_id), [upload_id, repr(now), repr(expires), *_FIELDS])
+        return self._record(upload_id, values)
 
     async def extend(self, upload_id: str, expires: float) -> None:
         """Move the expiry, not to earlier."""

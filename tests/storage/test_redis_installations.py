@@ -182,7 +182,7 @@ def test_a_daemon_says_which_databases_answer(tmp_path: Path) -> None:
 
 def test_of_two_daemons_one_sweeps_and_the_other_takes_over(tmp_path: Path) -> None:
     with redis_server(tmp_path / "redis") as server:
-        flags = ["--redis-url", server.url, "--file-sweep-interval", "200ms", "--log-level", "debug"]
+        flags = ["--redis-url", server.url, "--file-sweep-interval", "2s"]
         holder = ("GET", "{fawa.leases}:file-sweep:holder")
         fence = ("GET", "{fawa.leases}:file-sweep:fence")
         with running(tmp_path / "data", *flags) as one:
@@ -191,6 +191,7 @@ def test_of_two_daemons_one_sweeps_and_the_other_takes_over(tmp_path: Path) -> N
             with running(tmp_path / "data", *flags):
                 assert server.ask(*holder) == first
                 one.kill()
+                assert server.ask("PEXPIRE", holder[1], "0") == b":1\r\n", "its time is up"
                 wait_until(server, fence, b"\r\n2\r\n")
                 assert server.ask(*holder) != first
             assert server.ask(*holder) == b"$-1\r\n", "it let go at its end"
