@@ -154,6 +154,9 @@ def test_a_daemon_whose_redis_comes_and_goes(tmp_path: Path) -> None:
     call = ("/file.v1.FileService/GetDownloadURL", json.dumps({"randomkey": KEY}).encode())
     with redis_server(tmp_path / "redis") as server:
         server.kill()
+        orphan = tmp_path / "data" / "files" / "content" / "ab" / "abcdefghijklmnop"
+        orphan.parent.mkdir(parents=True)
+        orphan.write_bytes(b"nobody knows me")
         with running(
             tmp_path / "data", "--redis-url", server.url, "--file-sweep-interval", "200ms"
         ) as daemon:
@@ -170,6 +173,8 @@ def test_a_daemon_whose_redis_comes_and_goes(tmp_path: Path) -> None:
                 server.start()
                 assert wait_ready(daemon, True)["redis"] == "ok"
                 assert asked(daemon.plain, *call)[1]["code"] == "not_found"
+                daemon.wait_for_event(lambda entry: entry.get("unrecorded") == 1)
+                assert not orphan.exists(), "it was repaired as soon as that was possible"
                 server.kill()
 
 
