@@ -115,13 +115,13 @@ class Opener:
 
         """
         self._gathered += data
-        if self._cipher is None:
-            if not self._read_header():
-                return b""
+        cipher = self._cipher or self._read_header()
+        if cipher is None:
+            return b""
         opened = bytearray()
         # A chunk that nothing follows may be the last.
         while len(self._gathered) > _SEALED:
-            opened += self._open(bytes(self._gathered[:_SEALED]), last=False)
+            opened += self._open(cipher, bytes(self._gathered[:_SEALED]), last=False)
             del self._gathered[:_SEALED]
         return bytes(opened)
 
@@ -135,22 +135,21 @@ class Opener:
         if self._cipher is None:
             raise SealError(_NONE)
         rest, self._gathered = bytes(self._gathered), bytearray()
-        return self._open(rest, last=True)
+        return self._open(self._cipher, rest, last=True)
 
-    def _read_header(self) -> bool:
+    def _read_header(self) -> AESGCM | None:
         begun = min(len(self._gathered), len(MAGIC))
         if self._gathered[:begun] != MAGIC[:begun]:
             raise SealError(_NONE)
         if len(self._gathered) < HEADER:
-            return False
+            return None
         self._cipher = _cipher(self._secret, bytes(self._gathered[len(MAGIC) : HEADER]))
         del self._gathered[:HEADER]
-        return True
+        return self._cipher
 
-    def _open(self, chunk: bytes, *, last: bool) -> bytes:
-        assert self._cipher is not None
+    def _open(self, cipher: AESGCM, chunk: bytes, *, last: bool) -> bytes:
         try:
-            plain = self._cipher.decrypt(_nonce(self._number, last=last), chunk, None)
+            plain = cipher.decrypt(_nonce(self._number, last=last), chunk, None)
         except (InvalidTag, ValueError):
             where = "has another secret, or" if self._number == 0 else "was cut off or altered:"
             at = HEADER + self._number * _SEALED
