@@ -6,10 +6,11 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from fawa.client.part import TransferError
 from fawa.client.sealing import CHUNK, HEADER, TAG, Opener, Seal, SealError
+from fawa.client.upload import Readable
 
 #: The name of every sealed file at the server.
 SEALED_NAME: Final = "sealed.fawa"
@@ -26,7 +27,7 @@ class SealedFile(io.RawIOBase):
     each 64 KiB, and a chunk that has changed is not given out.
     """
 
-    def __init__(self, file: BinaryIO, size: int, seal: Seal) -> None:
+    def __init__(self, file: Readable, size: int, seal: Seal) -> None:
         """Seal the first `size` bytes of a file that can be read from anywhere."""
         self._file = file
         self._content = size
