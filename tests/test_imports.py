@@ -126,6 +126,7 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    "fawa.client.sealing": Room(pure=True, libraries="cryptography"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
