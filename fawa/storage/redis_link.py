@@ -241,13 +241,14 @@ class RedisLink:
                     self._attempt = None
                     attempt.set()
                     await client.ended.wait()
-            except (exceptions.RedisError, OSError, ExceptionGroup) as raised:
+            except Exception as raised:
+                # At what is no Redis, coredis fails in ways of its own.
                 error = innermost(raised)
-                if not isinstance(error, exceptions.RedisError | OSError):
-                    raise
             finally:
                 self._scopes.discard(scope)
         if client is not None:
+            if not client.ended.is_set() and not scope.cancelled_caught:
+                _log.error("the Redis client has failed, another one takes its place", exc_info=error)
             client.end(error)
             if self._client is client:
                 self._client = None

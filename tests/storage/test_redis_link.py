@@ -74,10 +74,11 @@ def stat(server: RedisServer, section: str, name: str) -> int:
 
 @attrs.define
 class Hole:
-    """Listens where Redis should be, and gives no answer."""
+    """Listens where Redis should be, and gives no answer that Redis would."""
 
     #: Closes connections at once, or keeps them.
     hangs: bool
+    answer: bytes = b""
     port: int = 0
     accepted: int = 0
     open: int = 0
@@ -88,6 +89,7 @@ class Hole:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
+            await stream.send_all(self.answer)
             while self.hangs and await stream.receive_some():
                 pass
         except trio.BrokenResourceError:
@@ -98,8 +100,8 @@ class Hole:
 
 
 @asynccontextmanager
-async def hole(*, hangs: bool) -> AsyncIterator[Hole]:
-    found = Hole(hangs)
+async def hole(*, hangs: bool, answer: bytes = b"") -> AsyncIterator[Hole]:
+    found = Hole(hangs, answer)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, found._serve, 0)
         found.port = listeners[0].socket.getsockname()[1]
@@ -170,6 +172,25 @@ async def test_one_that_hangs_is_not_waited_for(hurried: None) -> None:
                 for _ in range(2 * MAX_CALLS):
                     nursery.start_soon(call)
         assert away.most_open == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"+OK\r\n",
+        b"*-7\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+    ],
+)
+async def test_what_is_no_redis_is_told_and_tried_again(answer: bytes, hurried: None) -> None:
+    async with hole(hangs=True, answer=answer) as other:
+        address = parse_redis_url(f"127.0.0.1:{other.port}")
+        async with redis_link(address, None, KEY) as link:
+            for _ in range(2):
+                with pytest.raises(StorageError, match=rf"Redis at {re.escape(str(address))} .*\. Check"):
+                    await count(link)
 
 
 async def test_a_write_to_a_replica_does_not_storm_it(tmp_path: Path, hurried: None) -> None:
