@@ -77,7 +77,7 @@ async def ask(
             False,
             {
                 "access-control-allow-origin": GOOD,
-                "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
+                "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
                 "access-control-max-age": "7200",
                 "vary": "origin",
             },
