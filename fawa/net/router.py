@@ -57,7 +57,9 @@ class Router:
     def serves(self, shown: str) -> bool:
         """Whether a path, as `Exchange.shown_path` has it, is a route's."""
         below = shown[:-1] if shown[-1:] == "…" else ""
-        return shown in self._exact or below in self._prefixes or (below == "/" and self._top_level is not None)
+        return (
+            shown in self._exact or below in self._prefixes or (below == "/" and self._top_level is not None)
+        )
 
     def handler(self, exchange: Exchange) -> Handle:
         """Return what answers an exchange: its route's handler, or one that says 404 or 405."""

@@ -106,7 +106,13 @@ async def test_the_top_level(router: Router) -> None:
     # Only what nothing else is served at, and only one segment.
     assert (await ask(router, "PUT", "/health"))[0] == 405
     assert (await ask(router, "PUT", "/d/report.pdf"))[0] == 405
-    for method, path in [("PUT", "/x/y"), ("PUT", "/x/"), ("PUT", "//x"), ("PUT", "*"), ("GET", "/report.pdf")]:
+    for method, path in [
+        ("PUT", "/x/y"),
+        ("PUT", "/x/"),
+        ("PUT", "//x"),
+        ("PUT", "*"),
+        ("GET", "/report.pdf"),
+    ]:
         assert (await ask(router, method, path))[0] == 404, path
     assert (await ask(router, "GET", "/health"))[1] == "health"
 
