@@ -113,6 +113,10 @@ class Tus:
         exchange.start(200, headers, end=True)
 
     async def _append(self, exchange: Exchange, upload_id: str) -> None:
+        if media_type(field(exchange, b"content-type")) != PART:
+            raise Refused(
+                415, f"a PATCH must have the Content-Type {PART}", [(b"accept-patch", PART.encode())]
+            )
         offset = _number(exchange, b"upload-offset")
         if offset is None:
             raise Refused(400, "Upload-Offset is missing: ask for it with HEAD")
