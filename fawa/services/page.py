@@ -62,7 +62,7 @@ _TEXT: Final = """\
 fawa {version} is running. The page is at {base}/ in a browser.
 
 Greet it:        curl --json '{{"name":"World"}}' {base}/greet.v1.GreetService/SayHello
-Send a file:     fawa send --server {base} report.pdf
+Send a file:     curl --upload-file report.pdf {base}/
 Receive it:      fawa receive --server {base} KEY
 See all methods: grpcurl -plaintext {authority} list
 """

@@ -33,13 +33,13 @@ class Draft(Talk):
         path: str = "/a.txt",
         **headers: str | None,
     ) -> Sending:
-        named = {"upload_complete": complete, "upload_draft_interop_version": "8"}
+        named: dict[str, str | None] = {"upload_complete": complete, "upload_draft_interop_version": "8"}
         method = "POST" if path == "/uploads" else "PUT"
         return await self.ask(method, path, body, **(named | headers))
 
-    async def location(self, body: bytes = b"", **headers: str | None) -> str:
+    async def location(self, body: bytes = b"", **headers: str) -> str:
         """Begin an upload; return where it is."""
-        answer = await self.create(body, **headers)
+        answer = await self.create(body, "?0", "/a.txt", **headers)
         assert answer.status == 201, answer.text
         location = answer.answer("location")
         assert location is not None
