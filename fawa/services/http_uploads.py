@@ -24,8 +24,8 @@ from fawa.services.intake import (
     PREFIX,
     UPLOADS,
     Intake,
-    Kept,
     Refused,
+    WholeFile,
     checked_name,
     refusing,
     whole_sha256,
@@ -148,14 +148,14 @@ async def _take(intake: Intake, exchange: Exchange, name_of: Callable[[Exchange]
     exchange.body_timeout = intake.settings().progress_timeout
     try:
         with refusing():
-            kept = await _take_whole(intake, exchange, checked_name(exchange, name_of))
+            whole = await _take_whole(intake, exchange, checked_name(exchange, name_of))
     except Refused as refused:
         exchange.respond_text(refused.status, refused.text, refused.headers)
     else:
-        kept.answer(exchange, [])
+        whole.answer(exchange, [])
 
 
-async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> Kept:
+async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFile:
     resumption.check_whole(exchange)
     expected = whole_sha256(exchange)
     base = intake.base(exchange)
@@ -182,4 +182,4 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> Kept:
             expires=now + limits.ttl,
         )
         await publish(intake.content, intake.metadata, upload, record)
-    return intake.keep(record, base)
+    return intake.with_link(record, base)

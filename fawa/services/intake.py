@@ -106,7 +106,7 @@ class Checksum:
 
 
 @attrs.frozen
-class Kept:
+class WholeFile:
     """A file that is whole, and a link to it."""
 
     record: FileRecord
@@ -177,10 +177,10 @@ class Intake:
         """Return where an upload is, relative to the server unless its address is set."""
         return f"{self.settings().public_url.rstrip('/')}{PREFIX}{upload_id}".encode()
 
-    def keep(self, record: FileRecord, base: str) -> Kept:
+    def with_link(self, record: FileRecord, base: str) -> WholeFile:
         """Make the link to a file that is whole."""
         expires = link_expiry(record, self.clock(), self.settings().link_ttl)
-        return Kept(record, make_link(base, self.secret, record.key, record.name, expires), expires)
+        return WholeFile(record, make_link(base, self.secret, record.key, record.name, expires), expires)
 
     def check_size(self, exchange: Exchange, size: int | None) -> None:
         """Refuse what is too large before any of it is read; `size` is of the whole file, where it is known.

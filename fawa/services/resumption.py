@@ -20,8 +20,8 @@ from fawa.services.fields import (
 )
 from fawa.services.intake import (
     Intake,
-    Kept,
     Refused,
+    WholeFile,
     checked_name,
     content_checksums,
     refusing,
@@ -125,9 +125,9 @@ class Resumption:
                 self.uploads.resume(record.id, 0) as writer,
             ):
                 await self.intake.append(exchange, writer, checksums)
-                kept, stored = await self._outcome(writer, base, finish=bool(complete))
-            if kept is not None:
-                _answer_complete(exchange, kept)
+                whole, stored = await self._outcome(writer, base, finish=bool(complete))
+            if whole is not None:
+                _answer_complete(exchange, whole)
             else:
                 incomplete = [(b"upload-complete", b"?0"), (b"upload-offset", b"%d" % stored)]
                 exchange.start(201, [location, limit, *incomplete], end=True)
@@ -163,7 +163,7 @@ class Resumption:
         if size is not None:
             headers.append((b"upload-length", b"%d" % size))
         if file is not None:
-            headers += self.intake.keep(file, base).headers
+            headers += self.intake.with_link(file, base).headers
         exchange.start(204, headers, end=True)
 
     async def _append(self, exchange: Exchange, upload_id: str) -> None:
@@ -188,21 +188,21 @@ class Resumption:
                 # Who sends more than it said does not know what it sends: nothing may follow (section 4.4.2).
                 async with removing(self.uploads, writer.record, BeyondSize):
                     await self.intake.append(exchange, writer, checksums)
-                kept, stored = await self._outcome(writer, base, finish=complete)
+                whole, stored = await self._outcome(writer, base, finish=complete)
         except Ended:
             ended = True
         if ended:
             await self._refuse_more(exchange, upload_id, offset)
-        if kept is not None:
-            _answer_complete(exchange, kept)
+        if whole is not None:
+            _answer_complete(exchange, whole)
         else:
             told = [(b"upload-complete", b"?0"), (b"upload-offset", b"%d" % stored)]
             exchange.start(204, told, end=True)
 
-    async def _outcome(self, writer: Writer, base: str, *, finish: bool) -> tuple[Kept | None, int]:
+    async def _outcome(self, writer: Writer, base: str, *, finish: bool) -> tuple[WholeFile | None, int]:
         """Finish an upload, or make it durable; return the file if it is one now, and how far it is."""
         if finish:
-            return self.intake.keep(await writer.finish(), base), writer.offset
+            return self.intake.with_link(await writer.finish(), base), writer.offset
         return None, await writer.sync()
 
     async def _refuse_more(self, exchange: Exchange, upload_id: str, offset: int) -> NoReturn:
@@ -258,9 +258,9 @@ def _told_size(exchange: Exchange, offset: int) -> int | None:
     return reached if told is None else told
 
 
-def _answer_complete(exchange: Exchange, kept: Kept) -> None:
-    offset = (b"upload-offset", b"%d" % kept.record.size)
-    kept.answer(exchange, [(b"upload-complete", b"?1"), offset])
+def _answer_complete(exchange: Exchange, whole: WholeFile) -> None:
+    offset = (b"upload-offset", b"%d" % whole.record.size)
+    whole.answer(exchange, [(b"upload-complete", b"?1"), offset])
 
 
 def _wrong_offset(stored: int, given: int | None) -> Refused:

@@ -109,7 +109,7 @@ class Tus:
         ]
         if record.metadata:
             headers.append((b"upload-metadata", record.metadata.encode("latin-1")))
-        headers += _expiry(record) if file is None else self.intake.keep(file, base).headers
+        headers += _expiry(record) if file is None else self.intake.with_link(file, base).headers
         exchange.start(200, headers, end=True)
 
     async def _append(self, exchange: Exchange, upload_id: str) -> None:
@@ -140,8 +140,8 @@ class Tus:
     async def _outcome(self, writer: Writer, base: str) -> Headers:
         """Finish an upload that is whole, make one durable that is not, and say how far it is."""
         if writer.is_whole:
-            kept = self.intake.keep(await writer.finish(), base)
-            return [(b"upload-offset", b"%d" % kept.record.size), *kept.headers]
+            whole = self.intake.with_link(await writer.finish(), base)
+            return [(b"upload-offset", b"%d" % whole.record.size), *whole.headers]
         return [(b"upload-offset", b"%d" % await writer.sync()), *_expiry(writer.record)]
 
     async def _again(self, exchange: Exchange, upload_id: str, offset: int, base: str) -> Headers:
@@ -152,7 +152,7 @@ class Tus:
             raise WrongOffset(f"{stored} bytes are stored, not {offset}", stored)
         if await exchange.receive():
             raise Refused(413, f"the upload is whole with {file.size} bytes, and more came")
-        return [(b"upload-offset", b"%d" % file.size), *self.intake.keep(file, base).headers]
+        return [(b"upload-offset", b"%d" % file.size), *self.intake.with_link(file, base).headers]
 
 
 @contextmanager
