@@ -12,7 +12,7 @@ from grpclib.exceptions import GRPCError
 from fawa import restarts
 
 #: Failures in a row, without a byte of progress in between, after which a transfer is given up: pauses of up
-#: to 25 s in all, in which a server has time to be started anew.
+#: to 25 s in all, in which a server has time to be started anew. Bytes that are lost and come again are none.
 TRIES: Final = 9
 
 
@@ -48,12 +48,13 @@ async def trying_again(
 
     """
     failures = 0
+    furthest = done()
     while True:
-        before = done()
         try:
             await attempt()
         except GRPCError as error:
-            failures = 1 if done() > before else failures + 1
+            failures = 1 if done() > furthest else failures + 1
+            furthest = max(furthest, done())
             if failures == TRIES or not may_pass(error):
                 raise
             seconds = restarts.pause(failures, random.random())  # noqa: S311 - jitter, not a secret

@@ -4,8 +4,7 @@ Two stores make up the file service's storage: content (bytes under a key) and m
 key). Any content store goes with any metadata store. How the two are kept in step is `lifecycle`'s
 business. Uploads that may be interrupted have their records in a third one (`UploadStore`), and a content
 store that can keep what there is of them is a `ResumableStore`. Copies of whiteboards have a store of their
-own. `tests/storage/contract.py` has the tests every
-backend passes.
+own. `tests/storage/contract.py` has the tests every backend passes.
 """
 
 from __future__ import annotations

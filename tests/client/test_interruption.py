@@ -115,13 +115,14 @@ async def test_an_upload_outlives_the_daemon(tmp_path: Path, how: signal.Signals
         first = daemons.enter_context(running(data))
         async with relaying(first.plain) as relay, trio.open_nursery() as nursery:
             relay.cuts_up = [1_500_000]
+            relay.hold_after = 1
             process = await begin(nursery, "send", tmp_path / "x", f"--server={relay.url}", "--json")
             await until(lambda: relay.broken == 1)
-            relay.target = "127.0.0.1:1"
             first.signal(how)
             await trio.to_thread.run_sync(first.wait)
             second = await trio.to_thread.run_sync(daemons.enter_context, running(data))
             relay.target = second.plain
+            relay.go_on()
             done = await end(process)
         assert done.code == 0, done
         # The first daemon had stored a message of 1 MiB.

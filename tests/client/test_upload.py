@@ -15,6 +15,7 @@ from grpclib.exceptions import GRPCError
 
 from fawa.client import CallFailed, CannotReach, Channel, ConnectionLost, connect
 from fawa.client.part import TransferError
+from fawa.client.retrying import TRIES
 from fawa.client.upload import Source, Upload
 from fawa.net.engine import Request
 from fawa.proto.file.v1.file_pb2 import GetUploadResponse, SendFileResponse, StartUploadResponse
@@ -182,6 +183,48 @@ async def test_a_connection_that_keeps_breaking_is_given_up(autojump_clock: trio
         nursery.cancel_scope.cancel()
     assert asked == ["StartUpload", "SendFile", *["GetUpload"] * 8, "CancelUpload"]
     assert len(told.notes) == 8
+
+
+@pytest.mark.parametrize(
+    ("status", "offsets"),
+    [
+        pytest.param(Status.FAILED_PRECONDITION, [0], id="never the right offset"),
+        pytest.param(Status.ABORTED, [0], id="always overtaken"),
+        pytest.param(Status.FAILED_PRECONDITION, [7, 3], id="stored bytes that are lost and come again"),
+    ],
+)
+async def test_what_could_pass_and_never_does_is_given_up(
+    autojump_clock: trio.testing.MockClock, status: Status, offsets: list[int]
+) -> None:
+    server = ScriptedServer()
+    asked: list[str] = []
+
+    async def serve() -> None:
+        script = await server.accept()
+        while len(asked) < 100:
+            request = await script.next(Request)
+            asked.append(request.path.decode().rpartition("/")[2])
+            script.head(request.stream_id)
+            if asked[-1] == "StartUpload":
+                script.message(request.stream_id, StartUploadResponse(upload_id="id"))
+            elif asked[-1] == "GetUpload":
+                offset = offsets[asked.count("GetUpload") % len(offsets)]
+                script.message(request.stream_id, GetUploadResponse(offset=offset))
+            script.end(request.stream_id, status.value if asked[-1] == "SendFile" else 0)
+            await script.flush()
+        await script.hang_up()
+        server.down = True
+
+    async with server.channel(patience=math.inf) as channel, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        told = Told()
+        with pytest.raises(CallFailed) as caught:
+            await upload(channel, told).run()
+        nursery.cancel_scope.cancel()
+    assert caught.value.status is status
+    # Once more for each time that the server has said more than ever before: 3 bytes, then 7.
+    tries = TRIES + (len(offsets) if len(offsets) > 1 else 0)
+    assert asked == ["StartUpload", "SendFile", *["GetUpload", "SendFile"] * (tries - 1), "CancelUpload"]
 
 
 @pytest.mark.parametrize("status", [Status.NOT_FOUND, Status.RESOURCE_EXHAUSTED, Status.INTERNAL])
