@@ -50,10 +50,10 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
-    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
+    Unreachable,
     Upload,
     UploadStore,
     is_key,
@@ -337,7 +337,7 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
-    except OutOfReach as error:
+    except Unreachable as error:
         # The backend's module logs when this begins and ends; calls may come by the thousand.
         _log.debug("file storage is out of reach", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, error.told) from error

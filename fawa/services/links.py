@@ -36,8 +36,8 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
-    OutOfReach,
     StorageError,
+    Unreachable,
     is_key,
 )
 from fawa.storage.lifecycle import open_file
@@ -167,7 +167,7 @@ class Links:
         except NotFound:
             exchange.respond_text(404, "this file is gone: it has expired or was deleted", _DO_NOT_KEEP)
         except (StorageError, EOFError) as error:
-            away = isinstance(error, OutOfReach)
+            away = isinstance(error, Unreachable)
             (_log.debug if away else _log.error)("a file could not be sent", key=key, error=str(error))
             if exchange.status:
                 exchange.label = "storage failed"
@@ -178,7 +178,7 @@ class Links:
             else:
                 retry = (b"retry-after", b"%d" % _RETRY_AFTER)
                 text = "the file cannot be read at the moment, try again later"
-                if isinstance(error, OutOfReach):
+                if isinstance(error, Unreachable):
                     text = error.told
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
 

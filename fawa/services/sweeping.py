@@ -11,7 +11,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.services.uploads import Uploads
-from fawa.storage.base import ContentStore, MetadataStore, OutOfReach, StorageError
+from fawa.storage.base import ContentStore, MetadataStore, StorageError, Unreachable
 from fawa.storage.leases import Lease, Leases
 from fawa.storage.lifecycle import expire, repair
 
@@ -52,7 +52,7 @@ class Sweeping:
         """
         try:
             await self._repair()
-        except OutOfReach as error:
+        except Unreachable as error:
             _log.error("files are served without having been repaired", error=str(error))
 
     async def run(self) -> NoReturn:

@@ -31,7 +31,7 @@ class StorageError(Exception):
     """
 
 
-class OutOfReach(StorageError):  # noqa: N818 - said as it is
+class Unreachable(StorageError):  # noqa: N818 - said as it is
     """The backend is away, and will be back without anybody changing a setting."""
 
     def __init__(self, text: str, backend: str) -> None:
