@@ -1,0 +1,354 @@
+"""Requests to an S3 service: signed, timed out, retried, their errors turned into ours. Knows no files.
+
+Over httpcore, which runs on trio itself. A request is retried when the service is out of reach or says that
+it is busy; a caller whose request must not be done twice learns from `Answer.retried` that it may have been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
+
+import attrs
+import httpcore
+import trio
+
+from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.sigv4 import MAX_LINK_TTL, UNSIGNED, Credentials, encode_query, sign_link, sign_request
+
+#: Tries of one request, and seconds before the second; each further wait is twice as long, with jitter.
+TRIES: Final = 4
+BACKOFF: Final = 0.1
+
+#: Seconds for a connection, for each read and write, and for a free place among the connections.
+_TIMEOUT: Final = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 30.0}
+
+#: Connections at once; a download holds one while it lasts.
+CONNECTIONS: Final = 512
+
+#: Bytes of the largest answer that is no content: a listing of 1,000 long names has under 1 MiB.
+_MAX_ANSWER: Final = 8 * 1024 * 1024
+
+#: Bytes of a body that are handed to the connection at once.
+_SLICE: Final = 256 * 1024
+
+_BUSY: Final = {429, 500, 502, 503, 504}
+_FULL: Final = {
+    "EntityTooLarge",
+    "InsufficientStorage",
+    "QuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded",
+    "XMinioStorageFull",
+}
+_EXISTS: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
+_ADVICE: Final = {
+    "AccessDenied": "Give the access key the right to list, read, write and delete in that bucket",
+    "AuthorizationHeaderMalformed": "Set s3.region to the bucket's region",
+    "InvalidAccessKeyId": "Set s3.access_key to one that the service knows",
+    "NoSuchBucket": "The bucket was deleted: start fawad anew, and it makes the bucket",
+    "RequestTimeTooSkewed": "Set the clocks of this machine and of the service right",
+    "SignatureDoesNotMatch": "Set s3.secret_key to the one that belongs to s3.access_key",
+}
+
+
+@attrs.frozen(kw_only=True)
+class S3Settings:
+    """Where the content is, and who we are there."""
+
+    #: Scheme and authority, such as `http://minio:9000`.
+    endpoint: str
+    bucket: str
+    credentials: Credentials
+    #: What object names begin with: everything below it is ours.
+    prefix: str = "fawa/"
+    #: Whether the bucket is the first label of the host's name; else it is the first segment of the path.
+    virtual_host: bool = False
+    #: PEM file with the certificates that are trusted beside the system's.
+    ca: Path | None = None
+    #: URL under which clients reach the service, perhaps with a path that the proxy there takes off; or "".
+    public_endpoint: str = ""
+    #: Seconds without a new part after which an upload of a process unknown is taken for dead.
+    abort_after: float = 24 * 3600.0
+
+
+@attrs.frozen
+class Answer:
+    """What the service answered."""
+
+    status: int
+    #: Names in lower case.
+    headers: dict[str, str]
+    body: bytes
+    #: Whether it was asked more than once, so that an earlier try may have been done unseen.
+    retried: bool = False
+
+    def xml(self) -> ElementTree.Element:
+        """Return the document in the body, names without their namespace."""
+        try:
+            root = ElementTree.fromstring(self.body)  # noqa: S314 - of the operator's own service, and bounded
+        except ElementTree.ParseError as error:
+            raise StorageError(f"the S3 service answered with something that is no XML: {error}") from error
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+        return root
+
+
+class _Busy(Exception):  # noqa: N818 - no error yet
+    """The service cannot be reached or asks to be left alone for a moment."""
+
+
+class _Body:
+    """A body in slices, so that no copy of the whole is made on its way."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._data), _SLICE):
+            yield self._data[start : start + _SLICE]  # type: ignore[misc]  (any buffer will do)
+
+
+@attrs.frozen
+class _Place:
+    """How a bucket is addressed under a base URL."""
+
+    scheme: str
+    host: str
+    port: int | None
+    #: What every path begins with before it is signed: "" or `/bucket`.
+    path: str
+    #: What a proxy takes off the path again: "" or `/minio`.
+    stripped: str
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"http": 80, "https": 443}[self.scheme]
+        return host if self.port in (None, default) else f"{host}:{self.port}"
+
+    @classmethod
+    def of(cls, url: str, settings: S3Settings) -> _Place:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if settings.virtual_host:
+            host = f"{settings.bucket}.{host}"
+        path = "" if settings.virtual_host else f"/{settings.bucket}"
+        return cls(parts.scheme, host, parts.port, path, parts.path.rstrip("/"))
+
+
+class S3Client:
+    """Sends requests to one bucket; made by `connect`."""
+
+    def __init__(self, settings: S3Settings, pool: httpcore.AsyncConnectionPool) -> None:
+        self.settings = settings
+        self._pool = pool
+        self._place = _Place.of(settings.endpoint, settings)
+        self._public = _Place.of(settings.public_endpoint, settings) if settings.public_endpoint else None
+        # Over TLS nobody can alter a body on its way, so hashing it once more would be waste.
+        self._signs_bodies = self._place.scheme == "http"
+
+    def link(self, key: str, parameters: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return a link to an object for clients, valid for `seconds` from `now` (Unix seconds, rounded down).
+
+        `None` when clients cannot reach the service, or when it makes no link that lasts so long.
+        """
+        place = self._public
+        if place is None or not 1 <= seconds <= MAX_LINK_TTL:
+            return None
+        path = self._path(place, key)
+        query = sign_link(
+            self.settings.credentials, place.authority, path, parameters, _format_time(now), seconds
+        )
+        # The signature is for what the service sees: the public host, and the path without the proxy's part.
+        return f"{place.scheme}://{place.authority}{place.stripped}{path}?{query}"
+
+    async def request(
+        self,
+        doing: str,
+        method: str,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | bytearray = b"",
+    ) -> Answer:
+        """Send a request, again when it may help, and return the answer.
+
+        `doing` completes "cannot …" in the error's text.
+
+        Raises:
+            NotFound, AlreadyExists, OutOfSpace, StorageError: it was refused, or the service is away.
+
+        """
+        payload = await _hash(body) if self._signs_bodies else UNSIGNED
+        for attempt in range(TRIES):
+            try:
+                async with self._send(method, key, query, headers, body, payload) as response:
+                    content = await _read_bounded(response)
+                    answer = Answer(response.status, _headers(response), content, retried=attempt > 0)
+                    self._check(doing, answer)
+                    return answer
+            except _Busy as busy:
+                await self._back_off(doing, attempt, busy)
+        raise AssertionError("the last try raises or returns")
+
+    @asynccontextmanager
+    async def get(
+        self, doing: str, key: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a GET and give its body as it comes. A body that breaks off raises `BrokenOff`.
+
+        Raises:
+            NotFound, StorageError: it was refused, or the service is away.
+
+        """
+        payload = await _hash(b"") if self._signs_bodies else UNSIGNED
+        for attempt in range(TRIES):
+            started = False
+            try:
+                async with self._send("GET", key, None, headers, b"", payload) as response:
+                    if response.status >= 300:
+                        content = await _read_bounded(response)
+                        self._check(doing, Answer(response.status, _headers(response), content))
+                    started = True
+                    stream: Any = response.aiter_stream()
+                    async with aclosing(stream):
+                        yield stream
+                    return
+            except _Busy as busy:
+                if started:
+                    raise BrokenOff(self.explain(doing, str(busy))) from busy
+                await self._back_off(doing, attempt, busy)
+
+    def explain(self, doing: str, reason: str, advice: str = "Check that the service runs and try again") -> str:
+        """Return the text for the operator."""
+        where = f"the bucket {self.settings.bucket} at {self.settings.endpoint}"
+        return f"cannot {doing} in {where}: {reason}. {advice}."
+
+    def _path(self, place: _Place, key: str) -> str:
+        return f"{place.path}/{quote(self.settings.prefix + key, safe='/-_.~')}" if key else place.path or "/"
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes | bytearray,
+        payload: str,
+    ) -> AsyncIterator[httpcore.Response]:
+        place = self._place
+        path, encoded = self._path(place, key), encode_query(query or {})
+        signed = sign_request(
+            self.settings.credentials,
+            method,
+            path,
+            encoded,
+            {"host": place.authority, **(headers or {})},
+            payload,
+            _format_time(time.time()),
+        )
+        if body or method in ("PUT", "POST"):
+            signed["content-length"] = str(len(body))
+        target = f"{path}?{encoded}" if encoded else path
+        url = httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=target)
+        content: Any = _Body(memoryview(body)) if body else None
+        try:
+            async with self._pool.stream(
+                method, url, headers=list(signed.items()), content=content, extensions={"timeout": _TIMEOUT}
+            ) as response:
+                yield response
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
+            raise _Busy(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+    async def _back_off(self, doing: str, attempt: int, busy: _Busy) -> None:
+        if attempt == TRIES - 1:
+            raise StorageError(self.explain(doing, str(busy))) from busy
+        await trio.sleep(BACKOFF * 2**attempt * (0.5 + random.random()))  # noqa: S311 - jitter
+
+    def _check(self, doing: str, answer: Answer) -> None:
+        """Raise what an answer that is an error means; some errors come with status 200."""
+        is_error = answer.status >= 300
+        if not is_error and b"<Error>" not in answer.body[:500]:
+            return
+        code = message = ""
+        if b"<Error" in answer.body:
+            root = answer.xml()
+            code, message = root.findtext("Code") or "", root.findtext("Message") or ""
+        reason = f"it answered {' '.join(filter(None, [str(answer.status), code, message]))}"
+        if answer.status in _BUSY or (not is_error and code in ("InternalError", "SlowDown")):
+            raise _Busy(reason)
+        if code in _FULL or answer.status == 507:
+            raise OutOfSpace(self.explain(doing, reason, "Free space there or raise the quota"))
+        if code in _EXISTS or answer.status == 412:
+            raise AlreadyExists(self.explain(doing, reason))
+        if code in ("NoSuchKey", "NoSuchUpload") or (answer.status == 404 and code != "NoSuchBucket"):
+            raise NotFound(self.explain(doing, reason))
+        advice = _ADVICE.get(code or ("AccessDenied" if answer.status == 403 else ""), "See the service's log")
+        raise StorageError(self.explain(doing, reason, advice))
+
+
+class BrokenOff(StorageError):  # noqa: N818 - what happened to the body
+    """A body ended early: the connection broke or the service died."""
+
+
+@asynccontextmanager
+async def connect(settings: S3Settings) -> AsyncIterator[S3Client]:
+    """Give a client; connections are made when they are needed.
+
+    Raises:
+        StorageError: the file with the trusted certificates cannot be read.
+
+    """
+    context = None
+    if settings.endpoint.startswith("https:"):
+        context = await trio.to_thread.run_sync(_trust, settings.ca)
+    pool = httpcore.AsyncConnectionPool(
+        ssl_context=context, max_connections=CONNECTIONS, max_keepalive_connections=32, keepalive_expiry=15.0
+    )
+    async with pool:
+        yield S3Client(settings, pool)
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except OSError as error:
+            raise StorageError(f"cannot read the certificates in {ca} (setting s3.ca): {error}") from error
+    return context
+
+
+async def _read_bounded(response: httpcore.Response) -> bytes:
+    content = bytearray()
+    stream: Any = response.aiter_stream()
+    async with aclosing(stream):
+        async for piece in stream:
+            content += piece
+            if len(content) > _MAX_ANSWER:
+                raise StorageError(f"the S3 service answered with more than {_MAX_ANSWER} bytes")
+    return bytes(content)
+
+
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+
+def _format_time(seconds: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
+async def _hash(body: bytes | bytearray) -> str:
+    if len(body) < _SLICE:
+        return hashlib.sha256(body).hexdigest()
+    return (await trio.to_thread.run_sync(hashlib.sha256, body)).hexdigest()
