@@ -82,6 +82,7 @@ def fawad(data_dir: Path, *extra: str) -> list[str]:
         "services": "greet,file",
         "listen": "127.0.0.1:0",
         "listen-tls": "off",
+        "admin-listen": "off",
         "data-dir": str(data_dir),
         "log-format": "json",
         "log-access": "off",

@@ -35,7 +35,9 @@ def measure(options: argparse.Namespace) -> Report:
         report.record(HELP, "s", PYTHON, run([sys.executable, "-c", "pass"]))
         for server in (FAWAD, GRPCLIB, GRPCIO):
             report.record(READY, "s", server, ready(server))
-        report.record(READY_DEFAULT, "s", FAWAD, ready(FAWAD, "--listen-tls=127.0.0.1:0"))
+        report.record(
+            READY_DEFAULT, "s", FAWAD, ready(FAWAD, "--listen-tls=127.0.0.1:0", "--admin-listen=127.0.0.1:0")
+        )
     report.bound(READY, FAWAD, 1)
     report.bound(READY_DEFAULT, FAWAD, 1)
     report.bound(HELP, FAWAD, 0.3)

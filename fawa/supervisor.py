@@ -1,10 +1,12 @@
 """The nursery tree: signals, services, listeners.
 
     daemon ─┬─ signals
+            ├─ admin listener
             └─ services ─┬─ one task each, restarted when it crashes
                          └─ front doors (TCP, QUIC) ── connections ── calls
 
-The front doors stand inside the services' nursery, so calls end before what they use.
+The front doors stand inside the services' nursery, so calls end before what they use. The admin listener
+is there before the services and goes after them, and tells how far they are.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,17 +32,20 @@ from grpclib._typing import IServable
 
 from fawa import __version__, restarts, wiring
 from fawa.calls import serve
-from fawa.config import Loaded, Settings, live_changes, origin_allowed
+from fawa.config import Loaded, Settings, UnixAddress, live_changes, origin_allowed
 from fawa.net import tls
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.exchange import Exchange
 from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
-from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_with_udp
+from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_unix, bind_with_udp
 from fawa.net.udp import UdpSocket
-from fawa.ops.logging import access_line, configure, get_logger
+from fawa.ops.admin import Admin, Check
+from fawa.ops.exposition import Exposition
+from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
+from fawa.ops.meters import Figure, Meters, counter, gauge
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Offer, Service
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
@@ -50,6 +56,16 @@ _log = get_logger("fawa.supervisor")
 
 #: File descriptors that are not connections: listeners, stores, files under way.
 _SPARE_DESCRIPTORS: Final = 512
+#: What one client of the admin listener may take: it is a program or two that read a few pages.
+_ADMIN_LIMITS: Final = Limits(
+    header_timeout=10.0,
+    idle_timeout=300.0,
+    body_timeout=10.0,
+    write_timeout=10.0,
+    max_header=16 * 1024,
+    max_streams=16,
+)
+_ADMIN_CONNECTIONS: Final = 64
 #: Seconds for which clients may remember that there is HTTP/3.
 _ALTERNATIVE_AGE: Final = 86_400
 
@@ -71,8 +87,16 @@ def _door_limits(settings: Settings) -> Limits:
     )
 
 
-def _access(settings: Settings) -> Access | None:
-    return _log_access if settings.log.access else None
+def _access(settings: Settings, meters: Meters) -> Access:
+    """Return what every exchange that is over is told to."""
+    if not settings.log.access:
+        return meters.call_ended
+
+    def both(exchange: Exchange, seconds: float) -> None:
+        meters.call_ended(exchange, seconds)
+        _log_access(exchange, seconds)
+
+    return both
 
 
 def _log_access(exchange: Exchange, seconds: float) -> None:
@@ -134,6 +158,18 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
+def _quic_figures(quic: QuicListener) -> Iterator[Figure]:
+    """Return what is known of QUIC before there is a connection."""
+    counts = quic.counts
+    yield gauge("fawa_quic_connections", "Open QUIC connections.", lambda: quic.connections)
+    yield gauge("fawa_quic_handshakes", "QUIC handshakes under way.", lambda: quic.handshakes)
+    yield counter("fawa_quic_handshakes_expired", "Not complete in time.", lambda: counts.expired)
+    yield counter("fawa_quic_connections_refused", "QUIC connections over a limit.", lambda: counts.refused)
+    yield counter("fawa_quic_retries", "Clients that had to show their address.", lambda: counts.retried)
+    yield counter("fawa_quic_stateless_resets", "Packets of forgotten connections.", lambda: counts.reset)
+    yield counter("fawa_quic_stray_datagrams", "Datagrams of no connection.", lambda: counts.strays)
+
+
 @attrs.define
 class Supervisor:
     """Starts services and the front door, restarts what crashes, drains at the end."""
@@ -151,6 +187,14 @@ class Supervisor:
     _quic: QuicListener | None = attrs.field(default=None, init=False)
     _udp: list[UdpSocket] = attrs.field(factory=list, init=False)
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
+    _meters: Meters = attrs.field(init=False)
+    _admin: FrontDoor | None = attrs.field(default=None, init=False)
+    #: The log level that was asked for since the settings were read.
+    _level: str | None = attrs.field(default=None, init=False)
+    _crashes: Counter[str] = attrs.field(factory=Counter, init=False)
+    #: Services that do not run now.
+    _away: set[str] = attrs.field(factory=set, init=False)
+    _is_up: bool = attrs.field(default=False, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
     #: What the services offer that run, by their names.
     _offers: dict[str, Offer] = attrs.field(factory=dict, init=False)
@@ -160,7 +204,8 @@ class Supervisor:
     def __attrs_post_init__(self) -> None:
         settings = self.settings
         self._router = Router(serve.not_found)
-        self._root = Root(self._router, _cors(settings), _access(settings))
+        self._meters = Meters(self._router.serves)
+        self._root = Root(self._router, _cors(settings), _access(settings, self._meters))
         self._call_limits = CallLimits(max_message=settings.limits.max_message)
         most = _allowed_connections(settings.limits.max_connections)
         self._door = FrontDoor(self._root, _door_limits(settings), settings.timeouts.handshake, most)
@@ -189,6 +234,7 @@ class Supervisor:
         """
         async with trio.open_nursery() as daemon:
             await daemon.start(self._watch_signals, daemon.cancel_scope)
+            await self._start_admin(daemon)
             async with trio.open_nursery() as services:
                 for service in self.services:
                     await services.start(self._keep, service)
@@ -202,6 +248,7 @@ class Supervisor:
                     gc.collect()
                     gc.freeze()
                     keep_freed_memory()
+                    self._is_up = True
                     self._announce(endpoints)
                     task_status.started(endpoints)
                     await self._stop.wait()
@@ -239,6 +286,7 @@ class Supervisor:
                 if not started:
                     raise StartError(f"service {service.name!r} cannot start: {fault}") from fault
             self._close(service.name, offer)
+            self._crashes[service.name] += 1
             try:
                 number = crashes.add(trio.current_time())
             except restarts.GivenUp as given_up:
@@ -259,6 +307,7 @@ class Supervisor:
     def _open(self, name: str, offer: Offer) -> None:
         """Serve what a service offers."""
         self._offers[name] = offer
+        self._away.discard(name)
         self._router.add({**offer.http, **serve.routes(offer.rpc, self._call_limits)})
         for rpc_name in _rpc_names(offer):
             self._served.add(rpc_name)
@@ -267,6 +316,7 @@ class Supervisor:
 
     def _close(self, name: str, offer: Offer) -> None:
         """Answer that a service is away."""
+        self._away.add(name)
         text = f"service {name!r} is starting again, try later"
         self._router.add(serve.unavailable(offer.rpc, offer.http, self._call_limits, text))
         for rpc_name in _rpc_names(offer):
@@ -278,6 +328,89 @@ class Supervisor:
         if self.settings.reflection:
             own += reflection(lambda: self._served)
         self._open("daemon", Offer(rpc=own, http=Page.load().routes))
+
+    # The admin listener
+
+    async def _start_admin(self, nursery: trio.Nursery) -> None:
+        settings = self.settings.admin
+        nursery.start_soon(self._meters.watch_lag)
+        if settings.listen is None:
+            return
+        router = Router(serve.not_found)
+        router.add(self._make_admin(settings.token).routes)
+        # No page of the web may read this, and nothing of it is logged: probes come every second.
+        root = Root(router, Cors(lambda origin: False), None)
+        try:
+            if isinstance(settings.listen, UnixAddress):
+                endpoints = [bind_unix(Path(settings.listen.path))]
+            else:
+                endpoints = await bind(settings.listen.host, settings.listen.port)
+        except OSError as error:
+            raise StartError(f"admin.listen: {error.strerror or error}") from error
+        self._admin = FrontDoor(root, _ADMIN_LIMITS, _ADMIN_LIMITS.header_timeout, _ADMIN_CONNECTIONS)
+        await nursery.start(self._admin.run, endpoints)
+        _log.info("admin", listen=" ".join(endpoint.address for endpoint in endpoints))
+
+    def _make_admin(self, token: str | None) -> Admin:
+        return Admin(
+            reasons=self._reasons,
+            checks=self._checks,
+            metrics=Exposition(self._meters, self._figures).render,
+            get_level=lambda: self._level or self.settings.log.level,
+            set_level=self._set_level,
+            token=token,
+        )
+
+    def _reasons(self) -> Mapping[str, str]:
+        """Return why no new clients should be sent here."""
+        found = {service.name: "ok" for service in self.services}
+        found |= dict.fromkeys(self._away, "starting again after a crash")
+        if not self._is_up:
+            found["daemon"] = "starting"
+        if self._stop.is_set():
+            found["daemon"] = "draining"
+        return found
+
+    def _checks(self) -> Mapping[str, Check]:
+        """Return what the services depend on."""
+        return {name: check for offer in self._offers.values() for name, check in offer.checks.items()}
+
+    def _set_level(self, level: str) -> None:
+        if level not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"{level!r} is no log level: debug, info, warning or error")
+        self._level = level
+        log = self.settings.log
+        configure(level, log.format, access=log.access)
+        _log.warning("log level changed", level=level)
+
+    def _figures(self) -> Iterator[Figure]:
+        """Return the numbers that are read when somebody asks for metrics."""
+        door = self._door
+        yield Figure("fawa_build_info", "The version.", lambda: [((__version__,), 1)], ("version",))
+        yield gauge("fawa_ready", "Whether clients should be sent here.", self._is_ready)
+        yield Figure(
+            "fawa_service_up",
+            "Whether a service runs.",
+            lambda: [((service.name,), service.name not in self._away) for service in self.services],
+            ("service",),
+        )
+        yield Figure(
+            "fawa_service_crashes",
+            "Crashes of a service.",
+            lambda: [((service.name,), self._crashes[service.name]) for service in self.services],
+            ("service",),
+            counts=True,
+        )
+        yield gauge("fawa_tcp_connections", "Open TCP connections.", lambda: door.connections)
+        yield counter("fawa_tcp_connections_refused", "TCP connections over the limit.", lambda: door.refused)
+        if (quic := self._quic) is not None:
+            yield from _quic_figures(quic)
+        yield counter("fawa_log_lines_dropped", "Log lines that could not be written.", dropped_lines)
+        for offer in self._offers.values():
+            yield from offer.figures
+
+    def _is_ready(self) -> bool:
+        return all(text == "ok" for text in self._reasons().values())
 
     # Listeners
 
@@ -381,9 +514,10 @@ class Supervisor:
             return
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
+        self._level = None
         configure(new.settings.log.level, new.settings.log.format, access=new.settings.log.access)
         self._root.cors = _cors(new.settings)
-        self._root.access = _access(new.settings)
+        self._root.access = _access(new.settings, self._meters)
         self._door.max_connections = _allowed_connections(new.settings.limits.max_connections)
         if self._quic is not None:
             self._quic.max_connections = self._door.max_connections

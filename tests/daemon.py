@@ -167,7 +167,7 @@ def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
     command = [
         *(sys.executable, "-m", "fawa.cli"),
         *("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"),
-        *("--data-dir", str(data_dir), "--log-format", "json", *flags),
+        *("--admin-listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *flags),
     ]
     process = subprocess.Popen(
         command,

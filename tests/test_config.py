@@ -88,6 +88,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "tls.cert": [f"{pairs}/cert{number}.pem" for number in range(3)],
         "tls.key": [f"{pairs}/key{number}.pem" for number in range(3)],
         "link_secret": [SECRET, SECRET[::-1], SECRET * 2],
+        "admin.listen": ["127.0.0.1:1", "off", "unix:/run/fawa.sock"],
+        "admin.token": [SECRET, SECRET[::-1], SECRET * 2],
         "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
         "board.tick": ["1ms", "2ms", "1s"],
         "cors.origins": ["*", "off", "https://a.example,loopback"],
@@ -292,6 +294,17 @@ def test_listeners_must_not_meet(plain: str, tls: str, meet: bool) -> None:
         ]
     else:
         assert load_here(flags)
+
+
+def test_the_admin_listener_is_for_operators() -> None:
+    open_to_all = ["--admin-listen", ":8090"]
+    assert problems(open_to_all) == [
+        "admin.listen: ':8090' (flag --admin-listen) and admin.token: '' (default) would let everybody see "
+        "and change what only operators may; allowed: an address of this machine, a Unix socket, a token"
+    ]
+    assert load_here([*open_to_all, "--admin-token", SECRET])
+    assert load_here(["--admin-listen", "unix:/run/fawa.sock"])
+    assert "would listen on the same port" in problems(["--admin-listen", "127.0.0.1:8080"])[0]
 
 
 def test_certificate_and_key_come_together_and_must_be_usable(pairs: Path, tmp_path: Path) -> None:

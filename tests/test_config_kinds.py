@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fawa.config.kinds import (
     MASK,
     Address,
+    AdminAddress,
     Choice,
     Duration,
     Integer,
@@ -27,6 +28,7 @@ from fawa.config.kinds import (
     Several,
     Size,
     Switch,
+    UnixAddress,
     WebAddress,
     origin_allowed,
 )
@@ -36,11 +38,14 @@ INTEGER = Integer(-5, 100)
 DURATION = Duration(0, YEAR)
 SIZE = Size(0, 1 << 50)
 ADDRESS = Maybe(ListenAddress(), "off")
+ADMIN = AdminAddress()
 LEVEL = Choice(("info", "warning"), {"warn": "warning"})
 SERVICES = Several(("greet", "file"))
 SECRET = Maybe(Secret(8))
 
 READ: list[tuple[Kind[Any], str, object]] = [
+    (ADMIN, "127.0.0.1:8090", Address("127.0.0.1", 8090)),
+    (ADMIN, "unix:/run/fawa/admin.sock", UnixAddress("/run/fawa/admin.sock")),
     (INTEGER, "7", 7),
     (INTEGER, "+7", 7),
     (INTEGER, "-5", -5),

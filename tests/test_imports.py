@@ -69,12 +69,14 @@ ROOMS = {
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     "fawa.services": Room(
-        fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging "
+        fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
         "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
-    "fawa.services.board": Room(fawa="fawa.rooms fawa.services fawa.storage.base", libraries="attrs trio"),
+    "fawa.services.board": Room(
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.meters", libraries="attrs trio"
+    ),
     "fawa.services.admission": Room(
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
     ),
@@ -95,6 +97,10 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    # Asks for metrics and readiness come by the same listener and router as everything else.
+    "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
+    "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
+    "fawa.ops.exposition": Room(fawa="fawa.ops", libraries="prometheus_client"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.client": Room(
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",

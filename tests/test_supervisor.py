@@ -71,7 +71,16 @@ class Page:
 
 def settings(folder: Path, *flags: str) -> Loaded:
     """Return settings for a daemon on a free port."""
-    base = ["--data-dir", str(folder), "--listen", "127.0.0.1:0", "--listen-tls", "off"]
+    base = [
+        "--data-dir",
+        str(folder),
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-tls",
+        "off",
+        "--admin-listen",
+        "off",
+    ]
     return load([*base, *flags], {}, folder)
 
 
@@ -197,7 +206,11 @@ async def test_a_service_that_cannot_start_is_told_at_once(tmp_path: Path) -> No
 async def test_an_address_in_use_is_told_with_the_address(tmp_path: Path) -> None:
     async with running(settings(tmp_path), Page()) as state:
         taken = state.address
-        loaded = load(["--data-dir", str(tmp_path), "--listen", taken, "--listen-tls", "off"], {}, tmp_path)
+        loaded = load(
+            ["--data-dir", str(tmp_path), "--listen", taken, "--listen-tls", "off", "--admin-listen", "off"],
+            {},
+            tmp_path,
+        )
         with pytest.RaisesGroup(
             pytest.RaisesExc(StartError, match=f"^cannot listen on {taken}: Address already in use$"),
             flatten_subgroups=True,

@@ -17,7 +17,21 @@ from fawa.supervisor import StartError, Supervisor
 
 def secure(folder: Path, address: str, *flags: str) -> Loaded:
     """Return settings for a daemon that listens on one address, with TLS."""
-    return load(["--data-dir", str(folder), "--listen", "off", "--listen-tls", address, *flags], {}, folder)
+    return load(
+        [
+            "--data-dir",
+            str(folder),
+            "--listen",
+            "off",
+            "--admin-listen",
+            "off",
+            "--listen-tls",
+            address,
+            *flags,
+        ],
+        {},
+        folder,
+    )
 
 
 async def start(loaded: Loaded) -> list[str]:

@@ -119,6 +119,14 @@ class Board:
         self._saved_seq = self.seq
 
     @property
+    def backlog(self) -> int:
+        """How many bytes wait for its peers to read them, what is under way counted too."""
+        return sum(
+            peer.channel.tape.after(peer.place.position) + (peer.sent.size if peer.sent is not None else 0)
+            for peer in self._peers.values()
+        )
+
+    @property
     def peers(self) -> Mapping[str, PeerState]:
         """Who is here, by client id."""
         return self._peers

@@ -5,9 +5,10 @@ reads and writes values, `sources` reads flags, environment and file, `loading` 
 `showing` prints them.
 """
 
-from fawa.config.kinds import Address, origin_allowed
+from fawa.config.kinds import Address, UnixAddress, origin_allowed
 from fawa.config.loading import ConfigError, Loaded, load
 from fawa.config.settings import (
+    AdminSettings,
     CorsSettings,
     FileSettings,
     LimitSettings,
@@ -25,6 +26,7 @@ from fawa.config.sources import add_arguments
 
 __all__ = [
     "Address",
+    "AdminSettings",
     "ConfigError",
     "CorsSettings",
     "FileSettings",
@@ -36,6 +38,7 @@ __all__ = [
     "Settings",
     "TimeoutSettings",
     "TlsSettings",
+    "UnixAddress",
     "WindowSettings",
     "add_arguments",
     "document",

@@ -16,6 +16,9 @@ import attrs
 
 T = TypeVar("T")
 
+#: Of what sockaddr_un holds on Linux and others, see unix(7).
+_LONGEST_UNIX_PATH = 103
+
 #: Digits beyond these are refused before a number is made of them.
 _MAX_DIGITS = 18
 
@@ -317,6 +320,37 @@ class ListenAddress(Kind[Address]):
     def allowed(self) -> str:
         """Say the forms."""
         return "host:port, :port (every interface), [IPv6 address]:port, port 0 (any free one)"
+
+
+@attrs.frozen
+class UnixAddress:
+    """A Unix socket to listen on."""
+
+    #: Absolute.
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@attrs.frozen
+class AdminAddress(Kind[Address | UnixAddress]):
+    """An address to listen on, or a Unix socket."""
+
+    metavar = "HOST:PORT|unix:PATH"
+
+    def parse(self, text: str) -> Address | UnixAddress:
+        """Read `host:port` and its forms, or `unix:/path`."""
+        scheme, colon, path = text.partition(":")
+        if scheme.lower() != "unix" or not colon or not path.startswith("/"):
+            return ListenAddress().parse(text)
+        if len(path.encode()) > _LONGEST_UNIX_PATH or "\0" in path:
+            raise ValueError(f"has a path that is no socket's: at most {_LONGEST_UNIX_PATH} bytes")
+        return UnixAddress(path)
+
+    def allowed(self) -> str:
+        """Say the forms."""
+        return f"{ListenAddress().allowed()}, unix:/path"
 
 
 def _host(host: str) -> str:

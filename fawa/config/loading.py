@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from fawa.config.kinds import MASK, Address
+from fawa.config.kinds import MASK, Address, UnixAddress
 from fawa.config.settings import TABLE, Settings, build
 from fawa.config.sources import FILE_FLAG, Given, Source, read_environment, read_flags, read_yaml
 
@@ -199,11 +199,32 @@ def _stream_above_connection(stream: int, connection: int) -> str | None:
     return "let one stream have more than its connection" if stream > connection else None
 
 
+def _admin_in_the_open(listen: Address | UnixAddress | None, token: str | None) -> str | None:
+    if token is not None or listen is None or isinstance(listen, UnixAddress):
+        return None
+    is_local = listen.host in ("localhost", "::1") or listen.host.startswith("127.")
+    return None if is_local else "would let everybody see and change what only operators may"
+
+
+def _same_port_as_admin(
+    plain: Address | None, tls: Address | None, admin: Address | UnixAddress | None
+) -> str | None:
+    if isinstance(admin, UnixAddress):
+        return None
+    return _same_port(plain, admin) or _same_port(tls, admin)
+
+
 #: Keys, what finds fault with their values, and what is allowed.
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
     (("listen", "listen_tls"), _nothing_to_listen_on, "an address for at least one of them"),
     (("listen", "listen_tls"), _same_port, "different ports, or port 0"),
     (("tls.cert", "tls.key"), _half_a_pair, "both or neither"),
     (("tls.cert", "tls.key"), _unusable_pair, "a PEM certificate and its unencrypted PEM key"),
+    (
+        ("admin.listen", "admin.token"),
+        _admin_in_the_open,
+        "an address of this machine, a Unix socket, a token",
+    ),
+    (("listen", "listen_tls", "admin.listen"), _same_port_as_admin, "different ports, or port 0"),
     (("window.stream", "window.connection"), _stream_above_connection, "at most window.connection"),
 )

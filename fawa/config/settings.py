@@ -17,6 +17,7 @@ import attrs
 
 from fawa.config.kinds import (
     Address,
+    AdminAddress,
     Choice,
     Duration,
     Integer,
@@ -30,6 +31,7 @@ from fawa.config.kinds import (
     Several,
     Size,
     Switch,
+    UnixAddress,
     WebAddress,
 )
 
@@ -314,6 +316,23 @@ class LogSettings:
 
 
 @attrs.frozen
+class AdminSettings:
+    """What operators and their programs ask: /healthz, /readyz, /metrics, /debug/tasks, /log-level."""
+
+    listen: Address | UnixAddress | None = setting(
+        Maybe(AdminAddress(), "off"),
+        "127.0.0.1:8090",
+        "Where to listen for them, in plain HTTP; beyond this machine only with admin.token.",
+    )
+    token: str | None = setting(
+        Maybe(Secret(16)),
+        "",
+        "What they show as Authorization: Bearer; /healthz and /readyz answer without. Set it in the "
+        "environment or the file: flags can be seen by every user of the machine.",
+    )
+
+
+@attrs.frozen
 class RestartSettings:
     """When a service that crashes is no longer restarted."""
 
@@ -380,6 +399,7 @@ class Settings:
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
+    admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")
 

@@ -145,6 +145,11 @@ class QuicListener:
         """How many connections are open."""
         return len(self._links)
 
+    @property
+    def handshakes(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._greeting)
+
     def drain(self, grace: float) -> None:
         """Take no more connections; open requests have `grace` seconds to finish."""
         self._grace = grace

@@ -42,6 +42,10 @@ class Router:
         for path, route in routes.items():
             (self._prefixes if path.endswith("/") and path != "/" else self._exact)[path] = route
 
+    def serves(self, shown: str) -> bool:
+        """Whether a path, as `Exchange.shown_path` has it, is a route's."""
+        return shown in self._exact or (shown[-1:] == "…" and shown[:-1] in self._prefixes)
+
     def handler(self, exchange: Exchange) -> Handle:
         """Return what answers an exchange: its route's handler, or one that says 404 or 405."""
         path = exchange.path

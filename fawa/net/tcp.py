@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -115,6 +116,31 @@ async def bind(host: str, port: int, tls: ssl.SSLContext | None = None) -> list[
     return [Endpoint(listener, tls) for listener in listeners]
 
 
+def bind_unix(path: Path) -> Endpoint:
+    """Bind a Unix socket that only this user may connect to, in place of one that nobody listens on.
+
+    Raises:
+        OSError: somebody listens on it, it is no socket, or the folder does not allow it.
+
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+        sock.bind(str(path))
+        path.chmod(0o600)  # before anybody could connect: nothing listens yet
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on unix:{path}: {error.strerror or error}") from error
+    return Endpoint(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+
+
 async def bind_with_udp(host: str, port: int, tls: ssl.SSLContext) -> tuple[list[Endpoint], list[UdpSocket]]:
     """Bind `host` and `port` for TLS on TCP, and the same addresses and ports on UDP for QUIC.
 
@@ -203,9 +229,10 @@ class FrontDoor:
             return
         self._open.add(stream)
         try:
-            for option, value in _KEEPALIVE:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if sock.socket.family != socket.AF_UNIX:
+                for option, value in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             peer = Peer(_address(sock.socket.getpeername()), "http" if tls is None else "https")
             connection: H1Connection | H2Connection | None = None
             with trio.move_on_after(self.handshake_timeout) as greeting:

@@ -113,6 +113,11 @@ class Rooms:
         return sum(len(room.board.peers) for room in self._rooms.values())
 
     @property
+    def backlog(self) -> int:
+        """How many bytes wait for clients of all boards to read them, what is under way counted too."""
+        return sum(room.board.backlog for room in self._rooms.values())
+
+    @property
     def ladder(self) -> Counter[str]:
         """Steps taken down the ladder for slow clients: `lane`, `snapshot`, `closed`."""
         return sum((room.board.counts for room in self._rooms.values()), self._gone_ladder)

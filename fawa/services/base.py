@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -10,6 +10,7 @@ import trio
 from grpclib._typing import IServable
 
 from fawa.net.router import Route
+from fawa.ops.meters import Figure
 
 
 @attrs.frozen
@@ -18,6 +19,10 @@ class Offer:
 
     rpc: tuple[IServable, ...] = ()
     http: Mapping[str, Route] = attrs.field(factory=dict)
+    #: What else is asked whether the daemon is ready, by name; each raises what the operator should read.
+    checks: Mapping[str, Callable[[], Awaitable[None]]] = attrs.field(factory=dict)
+    #: Numbers for `/metrics`.
+    figures: tuple[Figure, ...] = ()
     #: Ends, soon, what would not come to an end by itself; called when the daemon begins to drain.
     drain: Callable[[], None] = lambda: None
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 import attrs
 import trio
 
+from fawa.ops.meters import Figure, gauge
 from fawa.rooms.rooms import Rooms
 from fawa.services.base import Offer
 from fawa.storage.base import BoardStore
@@ -32,5 +33,43 @@ class BoardService:
         """
         async with self.open_store() as store, trio.open_nursery() as nursery:
             await nursery.start(self.rooms.run, store)
-            task_status.started(Offer(drain=self.rooms.drain))
+            task_status.started(Offer(drain=self.rooms.drain, figures=self._figures()))
         raise AssertionError("the rooms have stopped by themselves")
+
+    def _figures(self) -> tuple[Figure, ...]:
+        rooms = self.rooms
+
+        def closed() -> list[tuple[tuple[str, ...], float]]:
+            words = ((word.partition(" "), count) for word, count in rooms.counts.items())
+            return [((code,), count) for (kind, _, code), count in words if kind == "closed"]
+
+        def counted(*names: str) -> Callable[[], list[tuple[tuple[str, ...], float]]]:
+            return lambda: [((name,), rooms.counts[name]) for name in names]
+
+        return (
+            gauge("fawa_boards", "Boards in memory.", lambda: rooms.boards),
+            gauge("fawa_board_clients", "Clients on all boards.", lambda: rooms.clients),
+            gauge("fawa_board_backlog_bytes", "What waits for clients to read it.", lambda: rooms.backlog),
+            Figure(
+                "fawa_board_changes",
+                "Boards that were made, brought back, forgotten, and that failed; copies stored.",
+                counted("created", "revived", "expired", "failed", "saved"),
+                ("what",),
+                counts=True,
+            ),
+            Figure(
+                "fawa_board_visits",
+                "Clients that came for the first time, came back, and left.",
+                counted("joined", "resumed", "left"),
+                ("what",),
+                counts=True,
+            ),
+            Figure("fawa_board_clients_closed", "Clients sent away.", closed, ("close_code",), counts=True),
+            Figure(
+                "fawa_board_slow_client_steps",
+                "Steps taken for slow clients: cursors left out, events replaced by a snapshot, closed.",
+                lambda: [((step,), rooms.ladder[step]) for step in ("lane", "snapshot", "closed")],
+                ("step",),
+                counts=True,
+            ),
+        )
