@@ -10,9 +10,12 @@ upload; others only for one or for none. So a commit also looks first, and commi
 key follow one another. What remains: two *processes* that commit under one key within the same moment, on a
 service that does not honour the condition. Keys are 80 random bits, so nobody does.
 
-**Memory.** A part is gathered before it is sent: 8 MiB for the first 1,000 parts, then twice as much for each
-further 1,000, so that 5 TiB fit into the 10,000 parts that S3 allows. At most `IN_FLIGHT` bytes of an upload,
-or one part, are on their way at once, and the caller waits while they are.
+**Reading.** An open object is asked for with `If-Match`, so that a reader never gets parts of two. A read that
+breaks off goes on where it was. One that is under way when the object is deleted ends well as far as the
+service lets it: it promises no more than that to anybody.
+
+**Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part that
+is being gathered; the caller waits meanwhile. All uploads together have at most 16 parts on their way.
 
 **Left behind.** An upload aborts its multipart upload when it ends without a commit. What a process that was
 killed has left is aborted by `sweep_uncommitted` and once an hour, when no part has come for `abort_after`
@@ -21,15 +24,11 @@ seconds by the service's own clock: other processes' uploads live as long as the
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import pairwise
 from typing import BinaryIO, Final
-from weakref import WeakValueDictionary
 from xml.etree import ElementTree
 
 import attrs
@@ -37,181 +36,252 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.storage.base import PIECE, AlreadyExists, Damaged, NotFound, StorageError, check_key, is_key
-from fawa.storage.s3_client import Answer, BrokenOff, S3Client, S3Settings, connect
+from fawa.storage.s3_client import Answer, Body, BrokenOff, S3Client, S3Settings, connect
+from fawa.storage.s3_upload import S3Upload, Uploads
 
-__all__ = ["S3Settings", "S3Store", "content_store", "part_size"]
+__all__ = ["S3Settings", "S3Store", "content_store"]
 
-#: Bytes of the first parts, and how many parts have the same size.
-PART: Final = 8 * 1024 * 1024
-SAME_SIZE: Final = 1000
-
-#: Bytes of one upload's parts on their way at once: four of the first parts.
-IN_FLIGHT: Final = 4 * PART
-
-#: Times a download goes on where it broke off without a byte coming in between.
+#: Times a download goes on where it broke off without a piece coming in between.
 RESUMES: Final = 3
-
-#: Seconds to abort an upload that is given up; what is left after is left to the sweep.
-CLEANUP_TIMEOUT: Final = 10.0
 
 #: Seconds between two sweeps.
 SWEEP_INTERVAL: Final = 3600.0
 
-_META: Final = "x-amz-meta-fawa-upload"
-
 _log = get_logger("fawa.storage.s3")
 
 
-def part_size(number: int) -> int:
-    """Return the size in bytes of part `number` (from 1) of an upload whose length nobody knows yet."""
-    return PART << ((number - 1) // SAME_SIZE)
+@attrs.frozen(eq=False)
+class S3Content:
+    """An object; see `base.Content`."""
 
+    _client: S3Client
+    _key: str
+    _etag: str
+    size: int
+    file: BinaryIO | None = None
 
-class S3Upload:
-    """An upload; see `base.Upload`. Made by `S3Store.create`."""
-
-    def __init__(self, store: S3Store, key: str) -> None:
-        self._store = store
-        self._client = store.client
-        self._key = key
-        self._name = secrets.token_hex(16)
-        self._sha256 = hashlib.sha256()
-        #: What has come and is in no part yet; all of it but the first `_hashed` bytes is to be hashed.
-        self._gathered = bytearray()
-        self._hashed = 0
-        self._usable = True
-        #: The multipart upload, once there is one, and the etags of its parts by number.
-        self._upload_id = ""
-        self._etags: dict[int, str] = {}
-        self._parts = 0
-        #: Parts on their way, which `_scope` cancels, and what the first of them failed of.
-        self._sending: dict[int, int] = {}
-        self._scope = trio.CancelScope()
-        self._failure: StorageError | None = None
-        self._moved = trio.Condition()
-
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; waits for the service only when `IN_FLIGHT` bytes are on their way."""
-        self._check_usable()
-        rest = memoryview(data)
-        while rest:
-            room = part_size(self._parts + 1) - len(self._gathered)
-            self._gathered += rest[:room]
-            rest = rest[room:]
-            if len(self._gathered) == part_size(self._parts + 1):
-                self._usable = False
-                await self._send_part()
-                self._usable = True
-
-    async def digest(self) -> bytes:
-        """Return the SHA-256 of what has been written so far."""
-        self._check_usable()
-        self._usable = False
-        await self._hash()
-        self._usable = True
-        return self._sha256.digest()
-
-    async def commit(self) -> None:
-        """Send what is left and publish; see the module's text on overwriting."""
-        self._check_usable()
-        self._usable = False
-        if self._upload_id:
-            if self._gathered:
-                await self._send_part()
-            await self._wait(0)
-        async with self._store.committing(self._key):
-            if await self._store.find(self._key) is not None:
-                raise AlreadyExists(f"there is content under the key {self._key} already")
+    async def read(self, offset: int, count: int) -> AsyncGenerator[bytes, None]:
+        """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
+        wanted = offset + count
+        end = min(wanted, self.size)
+        broken = 0
+        while offset < end:
             try:
-                answer = await (self._complete() if self._upload_id else self._put())
-            except (AlreadyExists, NotFound):
-                # An earlier try may have been done, though its answer was lost.
-                if await self._store.find(self._key) != self._name:
+                async with aclosing(self._fetch(offset, end)) as pieces:
+                    async for piece in pieces:
+                        offset += len(piece)
+                        broken = 0
+                        yield piece  # noqa: ASYNC119 - whoever may stop before the end closes us
+            except BrokenOff:
+                broken += 1
+                if broken > RESUMES:
                     raise
-            else:
-                if answer.retried and await self._store.find(self._key) is None:
-                    raise StorageError(f"the content under {self._key} is not there after its upload")
-        self._upload_id = ""
+        if end < wanted:
+            raise Damaged(f"content {self._key} ends at byte {self.size}, and {wanted} were asked for")
 
-    async def end(self) -> None:
-        """Stop the parts on their way, and abort what was not committed."""
-        self._usable = False
-        self._scope.cancel()
-        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            async with self._moved:
-                while self._sending:
-                    await self._moved.wait()
-            if self._upload_id:
-                await self._store.abort(self._key, self._upload_id)
+    async def _fetch(self, offset: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Iterate over the bytes from `offset` to `end`, as one answer brings them.
 
-    def _check_usable(self) -> None:
-        if not self._usable:
-            raise StorageError("the upload has failed or ended before: begin a new one")
-        if self._failure is not None:
-            self._usable = False
-            raise self._failure
+        Raises:
+            BrokenOff: it ended early.
 
-    async def _hash(self) -> None:
-        # Python's hashes let other threads run meanwhile; the copy of what is left is at most one part.
-        fresh = bytes(memoryview(self._gathered)[self._hashed :])
-        self._hashed = len(self._gathered)
-        if len(fresh) < PIECE:
-            self._sha256.update(fresh)
-        else:
-            await trio.to_thread.run_sync(self._sha256.update, fresh)
-
-    async def _send_part(self) -> None:
-        """Start sending what is gathered as the next part, once there is room on the way."""
-        await self._hash()
-        if not self._upload_id:
-            headers = {_META: self._name}
-            answer = await self._client.request(
-                "begin an upload", "POST", self._key, {"uploads": ""}, headers
-            )
-            self._upload_id = answer.xml().findtext("UploadId") or ""
-            self._store.living.add(self._upload_id)
-        await self._wait(max(0, IN_FLIGHT - len(self._gathered)))
-        self._parts += 1
-        part, self._gathered, self._hashed = self._gathered, bytearray(), 0
-        self._sending[self._parts] = len(part)
-        self._store.nursery.start_soon(self._put_part, self._parts, part)
-
-    async def _wait(self, most: int) -> None:
-        """Wait until at most `most` bytes are on their way."""
-        async with self._moved:
-            while self._failure is None and sum(self._sending.values()) > most:
-                await self._moved.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    async def _put_part(self, number: int, part: bytearray) -> None:
-        query = {"partNumber": str(number), "uploadId": self._upload_id}
+        """
+        doing = f"read {self._key}"
+        headers = {"range": f"bytes={offset}-{end - 1}", "if-match": self._etag}
         try:
-            # Cancelled when the upload ends, or fails in another part.
-            with self._scope:
-                pass
-            with trio.CancelScope() as scope:
-                self._store.scopes.setdefault(self._name, set()).add(scope)
-                answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
-                self._etags[number] = answer.headers.get("etag", "")
-        except StorageError as error:
-            self._failure = self._failure or error
+            async with self._client.get(doing, self._key, headers) as body:
+                skipped = _before(body, offset, end, self.size)
+                if skipped is None:
+                    told = f"it answered {body.status} with another range than the one asked for"
+                    raise StorageError(self._client.explain(doing, told, "See the service's log"))
+                gathered, left = bytearray(), end - offset
+                async for piece in body.pieces:
+                    gathered += piece[skipped:]
+                    skipped = max(0, skipped - len(piece))
+                    del gathered[left:]
+                    while len(gathered) >= min(PIECE, left) > 0:
+                        whole = bytes(gathered[:PIECE])
+                        del gathered[:PIECE]
+                        left -= len(whole)
+                        yield whole  # noqa: ASYNC119 - `read` closes us
+                    if not left:
+                        break
+                if left:
+                    raise BrokenOff(self._client.explain(doing, f"the answer ended {left} bytes too early"))
+        except AlreadyExists as error:  # the name of a condition that failed
+            raise Damaged(f"content {self._key} was replaced while it was read") from error
+
+
+def _before(body: Body, offset: int, end: int, size: int) -> int | None:
+    """Return how many bytes come before those asked for, `None` when they are not among what comes.
+
+    Services answer with the range and status 206, with the range and status 200, or with all there is.
+    """
+    length = body.headers.get("content-length", "")
+    told = body.headers.get("content-range", "")
+    if told:
+        return 0 if told.startswith(f"bytes {offset}-{end - 1}/") else None
+    if length == str(end - offset):
+        return 0
+    return offset if body.status == 200 and length == str(size) else None
+
+
+class S3Store:
+    """A bucket; made by `content_store`."""
+
+    def __init__(self, client: S3Client, nursery: trio.Nursery) -> None:
+        self._client = client
+        self._settings = client.settings
+        self._uploads = Uploads(client, nursery)
+
+    async def prepare(self) -> None:
+        """Make the bucket where it is missing, and see that it can be used."""
+        try:
+            await self._client.request("keep files", "HEAD")
+        except NotFound:
+            region = self._settings.credentials.region
+            root = ElementTree.Element("CreateBucketConfiguration")
+            ElementTree.SubElement(root, "LocationConstraint").text = region
+            # The first region of all has no name there.
+            body = b"" if region == "us-east-1" else ElementTree.tostring(root)
+            # Another process may have made it meanwhile.
+            with suppress(AlreadyExists):
+                await self._client.request("make the bucket and keep files", "PUT", body=body)
+
+    @asynccontextmanager
+    async def create(self, key: str) -> AsyncIterator[S3Upload]:
+        """Begin an upload; see `base.ContentStore.create`."""
+        upload = S3Upload(self._uploads, check_key(key))
+        try:
+            yield upload
         finally:
-            del self._sending[number]
+            await upload.end()  # noqa: ASYNC102 - which has a deadline of its own
 
-    async def _put(self) -> Answer:
-        await self._hash()
-        headers = {"if-none-match": "*", _META: self._name}
-        return await self._client.request("store a file", "PUT", self._key, headers=headers, body=self._gathered)
+    @asynccontextmanager
+    async def open(self, key: str) -> AsyncIterator[S3Content]:
+        """Open committed content; see `base.ContentStore.open`."""
+        answer = await self._client.request("open content", "HEAD", check_key(key))
+        try:
+            size, etag = int(answer.headers["content-length"]), answer.headers["etag"]
+        except (KeyError, ValueError) as error:
+            told = "it answered without a size or an ETag"
+            raise StorageError(self._client.explain("open content", told, "See the service's log")) from error
+        yield S3Content(self._client, key, etag, size)
 
-    async def _complete(self) -> Answer:
-        root = ElementTree.Element("CompleteMultipartUpload")
-        for number, etag in sorted(self._etags.items()):
-            part = ElementTree.SubElement(root, "Part")
-            ElementTree.SubElement(part, "PartNumber").text = str(number)
-            ElementTree.SubElement(part, "ETag").text = etag
-        body = ElementTree.tostring(root)
-        headers = {"if-none-match": "*"}
-        return await self._client.request(
-            "complete an upload", "POST", self._key, {"uploadId": self._upload_id}, headers, body
-        )
+    async def delete(self, key: str) -> None:
+        """Remove the content; see `base.ContentStore.delete`."""
+        with suppress(NotFound):
+            await self._client.request("delete content", "DELETE", check_key(key))
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Iterate over the keys of committed content; objects that are not ours are passed over."""
+        query = {"list-type": "2", "prefix": self._settings.prefix}
+        async for _, page in self._pages("list content", "", query, {"continuation-token": "ContinuationToken"}):
+            for element in page.iterfind("Contents/Key"):
+                key = (element.text or "").removeprefix(self._settings.prefix)
+                if is_key(key):
+                    yield key
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return a link to the service itself; see `base.ContentStore.link`."""
+        answered = {f"response-{name}": value for name, value in headers.items()}
+        return self._client.link(check_key(key), answered, now, seconds)
+
+    async def sweep_uncommitted(self) -> int:
+        """Abort the uploads of dead processes: those without a new part for `abort_after` seconds."""
+        query = {"uploads": "", "prefix": self._settings.prefix}
+        markers = {"key-marker": "KeyMarker", "upload-id-marker": "UploadIdMarker"}
+        dead: list[tuple[str, str]] = []
+        async for answer, page in self._pages("list uploads", "", query, markers):
+            now = _date(answer)
+            for element in page.iterfind("Upload"):
+                key = (element.findtext("Key") or "").removeprefix(self._settings.prefix)
+                upload_id = element.findtext("UploadId") or ""
+                if not is_key(key) or not upload_id or upload_id in self._uploads.living:
+                    continue
+                with suppress(NotFound):
+                    last = _time(element.findtext("Initiated"))
+                    if now - last >= self._settings.abort_after:
+                        last = max(last, await self._last_part(key, upload_id))
+                    if now - last >= self._settings.abort_after:
+                        dead.append((key, upload_id))
+        for key, upload_id in dead:
+            await self._uploads.abort(key, upload_id)
+        return len(dead)
+
+    async def sweep_now_and_then(self) -> None:
+        """Sweep once an hour, until cancelled."""
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            try:
+                if aborted := await self.sweep_uncommitted():
+                    _log.warning("uploads of other processes, long silent, were aborted", count=aborted)
+            except StorageError as error:
+                _log.warning("abandoned uploads remain and are looked for again", error=str(error))
+
+    async def _last_part(self, key: str, upload_id: str) -> float:
+        """Return when the newest part of an upload came, 0 when it has none."""
+        last = 0.0
+        query = {"uploadId": upload_id}
+        marker = {"part-number-marker": "PartNumberMarker"}
+        async for _, page in self._pages("look at an upload", key, query, marker):
+            last = max([last, *(_time(part.text) for part in page.iterfind("Part/LastModified"))])
+        return last
+
+    async def _pages(
+        self, doing: str, key: str, query: Mapping[str, str], markers: Mapping[str, str]
+    ) -> AsyncIterator[tuple[Answer, ElementTree.Element]]:
+        """Iterate over a listing's pages; `markers` are parameters that say where the next one begins.
+
+        Each has the value of the element `Next…` of the page before.
+        """
+        begin: dict[str, str] = {}
+        while True:
+            answer = await self._client.request(doing, "GET", key, {**query, **begin})
+            page = answer.xml()
+            yield answer, page
+            if page.findtext("IsTruncated") != "true":
+                return
+            before, begin = begin, {name: page.findtext(f"Next{tag}") or "" for name, tag in markers.items()}
+            if begin == before or not any(begin.values()):
+                told = "its listing has no end"
+                raise StorageError(self._client.explain(doing, told, "See the service's log"))
+
+
+def _time(text: str | None) -> float:
+    """Return the Unix time that an XML answer tells."""
+    try:
+        told = datetime.fromisoformat(text or "")
+    except ValueError as error:
+        raise StorageError(f"the S3 service tells {text!r} for a time") from error
+    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+
+
+def _date(answer: Answer) -> float:
+    """Return when the service answered, by its own clock."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
+    except ValueError as error:
+        raise StorageError("the S3 service answers without a Date") from error
+
+
+@asynccontextmanager
+async def content_store(settings: S3Settings) -> AsyncIterator[S3Store]:
+    """Open the bucket, made when it is not there; close every connection when the context ends.
+
+    Raises:
+        StorageError: it cannot be reached, made or used.
+
+    """
+    failure: Exception | None = None
+    async with connect(settings) as client, trio.open_nursery() as nursery:
+        try:
+            store = S3Store(client, nursery)
+            await store.prepare()
+            nursery.start_soon(store.sweep_now_and_then)
+            yield store
+        except Exception as error:  # told below, as it came: not in the nursery's group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,6 +1,10 @@
 """Requests to an S3 service: signed, timed out, retried, their errors turned into ours. Knows no files.
 
-Over httpcore, which runs on trio itself. A request is retried when the service is out of reach or says that
+Over httpcore, which runs on trio itself. The clients made for S3 run on asyncio: they would need a second event
+loop beside trio's, and would still leave to us what takes care here (bounded memory, cancellation that leaves
+nothing, links signed for another host). What remains is a signature, a dozen kinds of request and a little XML.
+
+A request is retried when the service is out of reach or says that
 it is busy; a caller whose request must not be done twice learns from `Answer.retried` that it may have been.
 """
 
@@ -48,11 +52,12 @@ _FULL: Final = {
     "XMinioAdminBucketQuotaExceeded",
     "XMinioStorageFull",
 }
-_EXISTS: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
+_EXISTS: Final = {"PreconditionFailed", "ConditionalRequestConflict", "BucketAlreadyOwnedByYou"}
 _ADVICE: Final = {
     "AccessDenied": "Give the access key the right to list, read, write and delete in that bucket",
     "AuthorizationHeaderMalformed": "Set s3.region to the bucket's region",
     "InvalidAccessKeyId": "Set s3.access_key to one that the service knows",
+    "PermanentRedirect": "Set s3.region and s3.endpoint to those of the bucket",
     "NoSuchBucket": "The bucket was deleted: start fawad anew, and it makes the bucket",
     "RequestTimeTooSkewed": "Set the clocks of this machine and of the service right",
     "SignatureDoesNotMatch": "Set s3.secret_key to the one that belongs to s3.access_key",
@@ -77,6 +82,8 @@ class S3Settings:
     public_endpoint: str = ""
     #: Seconds without a new part after which an upload of a process unknown is taken for dead.
     abort_after: float = 24 * 3600.0
+    #: Bytes of an upload's first parts; services take at least 5 MiB.
+    part: int = 8 * 1024 * 1024
 
 
 @attrs.frozen
@@ -93,12 +100,22 @@ class Answer:
     def xml(self) -> ElementTree.Element:
         """Return the document in the body, names without their namespace."""
         try:
-            root = ElementTree.fromstring(self.body)  # noqa: S314 - of the operator's own service, and bounded
+            root = ElementTree.fromstring(self.body.lstrip())  # noqa: S314 - of the operator's own service, and bounded
         except ElementTree.ParseError as error:
             raise StorageError(f"the S3 service answered with something that is no XML: {error}") from error
         for element in root.iter():
             element.tag = element.tag.rpartition("}")[2]
         return root
+
+
+@attrs.frozen
+class Body:
+    """An answer whose body is still coming."""
+
+    status: int
+    #: Names in lower case.
+    headers: dict[str, str]
+    pieces: AsyncIterator[bytes]
 
 
 class _Busy(Exception):  # noqa: N818 - no error yet
@@ -201,9 +218,7 @@ class S3Client:
         raise AssertionError("the last try raises or returns")
 
     @asynccontextmanager
-    async def get(
-        self, doing: str, key: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def get(self, doing: str, key: str, headers: Mapping[str, str]) -> AsyncIterator[Body]:
         """Send a GET and give its body as it comes. A body that breaks off raises `BrokenOff`.
 
         Raises:
@@ -221,7 +236,7 @@ class S3Client:
                     started = True
                     stream: Any = response.aiter_stream()
                     async with aclosing(stream):
-                        yield stream
+                        yield Body(response.status, _headers(response), stream)
                     return
             except _Busy as busy:
                 if started:
@@ -277,15 +292,12 @@ class S3Client:
 
     def _check(self, doing: str, answer: Answer) -> None:
         """Raise what an answer that is an error means; some errors come with status 200."""
-        is_error = answer.status >= 300
-        if not is_error and b"<Error>" not in answer.body[:500]:
+        error = _error_in(answer)
+        if answer.status < 300 and error is None:
             return
-        code = message = ""
-        if b"<Error" in answer.body:
-            root = answer.xml()
-            code, message = root.findtext("Code") or "", root.findtext("Message") or ""
+        code, message = error or ("", "")
         reason = f"it answered {' '.join(filter(None, [str(answer.status), code, message]))}"
-        if answer.status in _BUSY or (not is_error and code in ("InternalError", "SlowDown")):
+        if answer.status in _BUSY or (answer.status < 300 and code in ("InternalError", "SlowDown")):
             raise _Busy(reason)
         if code in _FULL or answer.status == 507:
             raise OutOfSpace(self.explain(doing, reason, "Free space there or raise the quota"))
@@ -327,6 +339,19 @@ def _trust(ca: Path | None) -> ssl.SSLContext:
         except OSError as error:
             raise StorageError(f"cannot read the certificates in {ca} (setting s3.ca): {error}") from error
     return context
+
+
+def _error_in(answer: Answer) -> tuple[str, str] | None:
+    """Return code and message of the error that the body tells of, if it does."""
+    if b"<Error" not in answer.body:
+        return None
+    try:
+        root = answer.xml()
+    except StorageError:
+        return None
+    if root.tag != "Error":
+        return None
+    return root.findtext("Code") or "", root.findtext("Message") or ""
 
 
 async def _read_bounded(response: httpcore.Response) -> bytes:
