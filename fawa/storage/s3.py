@@ -50,7 +50,7 @@ SWEEP_INTERVAL: Final = 3600.0
 _log = get_logger("fawa.storage.s3")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class S3Content:
     """An object; see `base.Content`."""
 
@@ -96,6 +96,8 @@ class S3Content:
                     raise StorageError(self._client.explain(doing, told, "See the service's log"))
                 gathered, left = bytearray(), end - offset
                 async for piece in body.pieces:
+                    if not left:
+                        break  # of all there is, the rest
                     gathered += piece[skipped:]
                     skipped = max(0, skipped - len(piece))
                     del gathered[left:]
@@ -104,8 +106,6 @@ class S3Content:
                         del gathered[:PIECE]
                         left -= len(whole)
                         yield whole  # noqa: ASYNC119 - `read` closes us
-                    if not left:
-                        break
                 if left:
                     raise BrokenOff(self._client.explain(doing, f"the answer ended {left} bytes too early"))
         except AlreadyExists as error:  # the name of a condition that failed
@@ -176,7 +176,9 @@ class S3Store:
     async def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys of committed content; objects that are not ours are passed over."""
         query = {"list-type": "2", "prefix": self._settings.prefix}
-        async for _, page in self._pages("list content", "", query, {"continuation-token": "ContinuationToken"}):
+        async for _, page in self._pages(
+            "list content", "", query, {"continuation-token": "ContinuationToken"}
+        ):
             for element in page.iterfind("Contents/Key"):
                 key = (element.text or "").removeprefix(self._settings.prefix)
                 if is_key(key):
@@ -192,18 +194,17 @@ class S3Store:
         query = {"uploads": "", "prefix": self._settings.prefix}
         markers = {"key-marker": "KeyMarker", "upload-id-marker": "UploadIdMarker"}
         dead: list[tuple[str, str]] = []
-        async for answer, page in self._pages("list uploads", "", query, markers):
-            now = _date(answer)
-            for element in page.iterfind("Upload"):
-                key = (element.findtext("Key") or "").removeprefix(self._settings.prefix)
-                upload_id = element.findtext("UploadId") or ""
-                if not is_key(key) or not upload_id or upload_id in self._uploads.living:
-                    continue
-                with suppress(NotFound):
-                    last = _time(element.findtext("Initiated"))
-                    if now - last >= self._settings.abort_after:
-                        last = max(last, await self._last_part(key, upload_id))
-                    if now - last >= self._settings.abort_after:
+        with suppress(NotFound):  # as rclone puts it that there are none
+            async for answer, page in self._pages("list uploads", "", query, markers):
+                now = _date(answer)
+                for element in page.iterfind("Upload"):
+                    name, upload_id = element.findtext("Key") or "", element.findtext("UploadId") or ""
+                    key = name.removeprefix(self._settings.prefix)
+                    if (
+                        is_key(key)
+                        and upload_id not in self._uploads.living
+                        and await self._is_dead(key, upload_id, _time(element.findtext("Initiated")), now)
+                    ):
                         dead.append((key, upload_id))
         for key, upload_id in dead:
             await self._uploads.abort(key, upload_id)
@@ -219,14 +220,19 @@ class S3Store:
             except StorageError as error:
                 _log.warning("abandoned uploads remain and are looked for again", error=str(error))
 
-    async def _last_part(self, key: str, upload_id: str) -> float:
-        """Return when the newest part of an upload came, 0 when it has none."""
-        last = 0.0
+    async def _is_dead(self, key: str, upload_id: str, begun: float, now: float) -> bool:
+        """Tell whether an upload had its newest part `abort_after` seconds ago or more."""
+        last = begun
         query = {"uploadId": upload_id}
         marker = {"part-number-marker": "PartNumberMarker"}
-        async for _, page in self._pages("look at an upload", key, query, marker):
-            last = max([last, *(_time(part.text) for part in page.iterfind("Part/LastModified"))])
-        return last
+        if now - last < self._settings.abort_after:
+            return False
+        try:
+            async for _, page in self._pages("look at an upload", key, query, marker):
+                last = max([last, *(_time(part.text) for part in page.iterfind("Part/LastModified"))])
+        except NotFound:
+            return False  # it has ended meanwhile
+        return now - last >= self._settings.abort_after
 
     async def _pages(
         self, doing: str, key: str, query: Mapping[str, str], markers: Mapping[str, str]

@@ -15,7 +15,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -43,6 +43,9 @@ _MAX_ANSWER: Final = 8 * 1024 * 1024
 
 #: Bytes of a body that are handed to the connection at once.
 _SLICE: Final = 256 * 1024
+
+#: What httpcore raises when the connection fails.
+_BROKEN: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError)
 
 _BUSY: Final = {429, 500, 502, 503, 504}
 _FULL: Final = {
@@ -122,15 +125,24 @@ class _Busy(Exception):  # noqa: N818 - no error yet
     """The service cannot be reached or asks to be left alone for a moment."""
 
 
-class _Body:
-    """A body in slices, so that no copy of the whole is made on its way."""
+class _Slices:
+    """Iterates over a body in slices, so that no copy of the whole is made on its way.
 
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
+    No generator: httpcore would leave it to the garbage collector when a request is cancelled.
+    """
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._data), _SLICE):
-            yield self._data[start : start + _SLICE]  # type: ignore[misc]  (any buffer will do)
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = memoryview(data)
+        self._sent = 0
+
+    def __aiter__(self) -> _Slices:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        if self._sent >= len(self._data):
+            raise StopAsyncIteration
+        start, self._sent = self._sent, self._sent + _SLICE
+        return self._data[start : self._sent]
 
 
 @attrs.frozen
@@ -234,16 +246,17 @@ class S3Client:
                         content = await _read_bounded(response)
                         self._check(doing, Answer(response.status, _headers(response), content))
                     started = True
-                    stream: Any = response.aiter_stream()
-                    async with aclosing(stream):
-                        yield Body(response.status, _headers(response), stream)
+                    async with _body_of(response) as pieces:
+                        yield Body(response.status, _headers(response), pieces)
                     return
             except _Busy as busy:
                 if started:
                     raise BrokenOff(self.explain(doing, str(busy))) from busy
                 await self._back_off(doing, attempt, busy)
 
-    def explain(self, doing: str, reason: str, advice: str = "Check that the service runs and try again") -> str:
+    def explain(
+        self, doing: str, reason: str, advice: str = "Check that the service runs and try again"
+    ) -> str:
         """Return the text for the operator."""
         where = f"the bucket {self.settings.bucket} at {self.settings.endpoint}"
         return f"cannot {doing} in {where}: {reason}. {advice}."
@@ -276,13 +289,13 @@ class S3Client:
             signed["content-length"] = str(len(body))
         target = f"{path}?{encoded}" if encoded else path
         url = httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=target)
-        content: Any = _Body(memoryview(body)) if body else None
+        content: Any = _Slices(body) if body else None  # any buffer will do
         try:
             async with self._pool.stream(
                 method, url, headers=list(signed.items()), content=content, extensions={"timeout": _TIMEOUT}
             ) as response:
                 yield response
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
+        except _BROKEN as error:
             raise _Busy(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
     async def _back_off(self, doing: str, attempt: int, busy: _Busy) -> None:
@@ -305,7 +318,9 @@ class S3Client:
             raise AlreadyExists(self.explain(doing, reason))
         if code in ("NoSuchKey", "NoSuchUpload") or (answer.status == 404 and code != "NoSuchBucket"):
             raise NotFound(self.explain(doing, reason))
-        advice = _ADVICE.get(code or ("AccessDenied" if answer.status == 403 else ""), "See the service's log")
+        advice = _ADVICE.get(
+            code or ("AccessDenied" if answer.status == 403 else ""), "See the service's log"
+        )
         raise StorageError(self.explain(doing, reason, advice))
 
 
@@ -354,11 +369,25 @@ def _error_in(answer: Answer) -> tuple[str, str] | None:
     return root.findtext("Code") or "", root.findtext("Message") or ""
 
 
+@asynccontextmanager
+async def _body_of(response: httpcore.Response) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give the body; one that is not read to its end takes its connection with it."""
+    pieces = response.aiter_stream()
+    try:
+        yield pieces
+    finally:
+        await response.aclose()  # noqa: ASYNC102 - httpcore shields it
+        # This ends the generators inside httpcore, which closing the outermost one leaves to the garbage
+        # collector: the connection is closed, so the next read fails (or finds them ended).
+        with suppress(*_BROKEN):
+            async for _ in pieces:  # noqa: ASYNC102
+                pass
+
+
 async def _read_bounded(response: httpcore.Response) -> bytes:
     content = bytearray()
-    stream: Any = response.aiter_stream()
-    async with aclosing(stream):
-        async for piece in stream:
+    async with _body_of(response) as pieces:
+        async for piece in pieces:
             content += piece
             if len(content) > _MAX_ANSWER:
                 raise StorageError(f"the S3 service answered with more than {_MAX_ANSWER} bytes")

@@ -234,7 +234,9 @@ class S3Upload:
     async def _put(self) -> Answer:
         await self._hash()
         headers = {"if-none-match": "*", MADE_BY: self._name}
-        return await self._client.request("store a file", "PUT", self._key, headers=headers, body=self._gathered)
+        return await self._client.request(
+            "store a file", "PUT", self._key, headers=headers, body=self._gathered
+        )
 
     async def _complete(self) -> Answer:
         root = ElementTree.Element("CompleteMultipartUpload")
