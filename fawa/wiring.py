@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 
 from fawa.board.board import BoardLimits
 from fawa.config import Settings, origin_allowed
@@ -19,6 +20,7 @@ from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
 from fawa.storage import boards, filesystem, sqlite
+from fawa.storage.base import ContentStore
 from fawa.storage.secret import load_or_create_secret
 
 
@@ -41,11 +43,12 @@ async def make_services(settings: Settings) -> list[Service]:
         if name == "greet":
             services.append(GreetService())
         elif name == "file":
-            folder = settings.data_dir
             services.append(
                 FileService(
-                    open_content=functools.partial(filesystem.content_store, folder / "files"),
-                    open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+                    open_content=_content_opener(settings),
+                    open_metadata=functools.partial(
+                        sqlite.metadata_store, settings.data_dir / "files.sqlite3"
+                    ),
                     secret=await _link_secret(settings),
                     settings=_file_settings(settings),
                 )
@@ -77,6 +80,28 @@ async def _link_secret(settings: Settings) -> bytes:
     if settings.link_secret is not None:
         return settings.link_secret.encode()
     return await load_or_create_secret(settings.data_dir / "link-secret")
+
+
+def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextManager[ContentStore]]:
+    """Return what opens the place where files are kept."""
+    if not settings.s3.endpoint:
+        return functools.partial(filesystem.content_store, settings.data_dir / "files")
+    # Those who keep files in a folder need no HTTP client in memory.
+    from fawa.storage import s3  # noqa: PLC0415
+    from fawa.storage.sigv4 import Credentials  # noqa: PLC0415
+
+    given = settings.s3
+    place = s3.S3Settings(
+        endpoint=given.endpoint,
+        bucket=given.bucket,
+        credentials=Credentials(given.access_key, given.secret_key or "", given.region),
+        prefix=given.prefix,
+        virtual_host=given.virtual_host,
+        ca=given.ca,
+        public_endpoint=given.public_endpoint,
+        abort_after=given.abort_after,
+    )
+    return functools.partial(s3.content_store, place)
 
 
 def _file_settings(settings: Settings) -> FileSettings:

@@ -22,7 +22,7 @@ PATIENCE = 30.0
 _SHOWN = 50
 
 #: Without settings of whoever runs the tests.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("FAWA", "MINIO"))}
 
 
 class DaemonError(AssertionError):

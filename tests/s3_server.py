@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -97,7 +98,7 @@ class S3Server:
     def endpoint(self) -> str:
         return f"http://{self.address}"
 
-    def settings(self, bucket: str, **changes: object) -> S3Settings:
+    def settings(self, bucket: str, **changes: Any) -> S3Settings:
         given = S3Settings(
             endpoint=self.endpoint,
             bucket=bucket,

@@ -97,6 +97,8 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    "fawa.storage.s3_client": Room(fawa="fawa.storage", libraries="attrs httpcore trio"),
+    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
@@ -117,7 +119,7 @@ ROOMS = {
 #: Services and backends; other modules know only the interfaces that these fulfil.
 CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
-    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards"
+    "fawa.storage.filesystem fawa.storage.s3 fawa.storage.sqlite fawa.storage.boards"
 )
 #: The only module that names those.
 TOP = names("fawa.wiring")

@@ -34,7 +34,7 @@ from fawa.proto.file.v1.file_pb2 import (
 from fawa.rpc.stream import Stream
 from fawa.services.base import Offer
 from fawa.services.links import Links, make_link
-from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.names import check_name_untrusted, content_disposition, guess_type
 from fawa.services.unary import receive_one
 from fawa.storage.base import (
     ContentStore,
@@ -139,8 +139,10 @@ class FileRpc(FileServiceBase):
         with _status_of_storage_errors():
             record = await find(self.metadata, key, now)
         expires = math.ceil(min(now + settings.link_ttl, record.expires))
-        base = settings.public_url.rstrip("/") or _address_client_used(stream)
-        url = make_link(base, self.secret, key, record.name, expires)
+        url = self._direct_link(record, now, expires)
+        if url is None:
+            base = settings.public_url.rstrip("/") or _address_client_used(stream)
+            url = make_link(base, self.secret, key, record.name, expires)
         answer = GetDownloadURLResponse(
             url=url,
             filename=record.name,
@@ -148,6 +150,15 @@ class FileRpc(FileServiceBase):
             file_expires_at=_milliseconds(record.expires),
         )
         await stream.send_message(answer)
+
+    def _direct_link(self, record: FileRecord, now: float, expires: int) -> str | None:
+        """Return a link to the backend, if clients reach it; what goes that way is not counted."""
+        headers = {
+            "cache-control": "private",
+            "content-disposition": content_disposition(record.name),
+            "content-type": record.content_type,
+        }
+        return self.content.link(record.key, headers, now, expires - math.floor(now))
 
 
 def _milliseconds(seconds: float) -> int:

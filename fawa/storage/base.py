@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Final, Protocol
 
@@ -188,6 +188,13 @@ class ContentStore(Protocol):
         Raises:
             NotFound: there is none under that key.
 
+        """
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return a link by which clients get the content from the backend itself, `None` if it has none.
+
+        It is valid for `seconds` from `now` (Unix seconds), and answered with `headers` (names in lower
+        case): cache-control, content-disposition, content-type.
         """
 
     async def delete(self, key: str) -> None:

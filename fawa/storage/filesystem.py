@@ -18,7 +18,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar, TypeVarTuple
@@ -318,6 +318,11 @@ class FilesystemStore:
                 await self._threads.run("close content", file.close)
             if scope.cancelled_caught:
                 file.close()
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return `None`: nobody but us serves a folder."""
+        check_key(key)
+        return None
 
     async def delete(self, key: str) -> None:
         """Remove the content; see `base.ContentStore.delete`."""
