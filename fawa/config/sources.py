@@ -193,7 +193,8 @@ def _read_earlier(environ: Mapping[str, str], source: Source) -> None:
         source.given[key] = Given(text, f"environment {row.earlier}")
     if use_ssl and not environ.get(TABLE["s3.endpoint"].earlier):
         source.problems.append(
-            f"{USE_SSL} (environment) belongs to {TABLE['s3.endpoint'].earlier}, which is not set; unset it, or set both"
+            f"{USE_SSL} (environment) belongs to {TABLE['s3.endpoint'].earlier}, which is not set; "
+            "unset it, or set both"
         )
 
 

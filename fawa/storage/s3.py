@@ -10,12 +10,13 @@ upload; others only for one or for none. So a commit also looks first, and commi
 key follow one another. What remains: two *processes* that commit under one key within the same moment, on a
 service that does not honour the condition. Keys are 80 random bits, so nobody does.
 
-**Reading.** An open object is asked for with `If-Match`, so that a reader never gets parts of two. A read that
-breaks off goes on where it was. One that is under way when the object is deleted ends well as far as the
-service lets it: it promises no more than that to anybody.
+**Reading.** An open object is asked for with `If-Match`, so that a reader never gets parts of two. A read
+that breaks off goes on where it was. Of an object that is deleted meanwhile, a reader gets what the service
+has begun to send.
 
-**Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part that
-is being gathered; the caller waits meanwhile. All uploads together have at most 16 parts on their way.
+**Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part
+that is being gathered; the caller waits meanwhile. All uploads together have at most 16 parts on their way,
+and each the one being gathered.
 
 **Left behind.** An upload aborts its multipart upload when it ends without a commit. What a process that was
 killed has left is aborted by `sweep_uncommitted` and once an hour, when no part has come for `abort_after`

@@ -1,11 +1,11 @@
 """Requests to an S3 service: signed, timed out, retried, their errors turned into ours. Knows no files.
 
-Over httpcore, which runs on trio itself. The clients made for S3 run on asyncio: they would need a second event
-loop beside trio's, and would still leave to us what takes care here (bounded memory, cancellation that leaves
-nothing, links signed for another host). What remains is a signature, a dozen kinds of request and a little XML.
+Over httpcore, which runs on trio itself. The clients made for S3 run on asyncio: they would need a second
+event loop beside trio's, and would still leave to us what takes care here (bounded memory, cancellation that
+leaves nothing, links signed for another host). What remains is a signature, a dozen kinds of request and a
+little XML.
 
-A request is retried when the service is out of reach or says that
-it is busy; a caller whose request must not be done twice learns from `Answer.retried` that it may have been.
+A request is retried when the service is out of reach or says that it is busy, so it may be done twice.
 """
 
 from __future__ import annotations
@@ -97,8 +97,6 @@ class Answer:
     #: Names in lower case.
     headers: dict[str, str]
     body: bytes
-    #: Whether it was asked more than once, so that an earlier try may have been done unseen.
-    retried: bool = False
 
     def xml(self) -> ElementTree.Element:
         """Return the document in the body, names without their namespace."""
@@ -186,7 +184,7 @@ class S3Client:
         self._signs_bodies = self._place.scheme == "http"
 
     def link(self, key: str, parameters: Mapping[str, str], now: float, seconds: int) -> str | None:
-        """Return a link to an object for clients, valid for `seconds` from `now` (Unix seconds, rounded down).
+        """Return a link to an object for clients, valid for `seconds` from `now` (rounded down).
 
         `None` when clients cannot reach the service, or when it makes no link that lasts so long.
         """
@@ -222,7 +220,7 @@ class S3Client:
             try:
                 async with self._send(method, key, query, headers, body, payload) as response:
                     content = await _read_bounded(response)
-                    answer = Answer(response.status, _headers(response), content, retried=attempt > 0)
+                    answer = Answer(response.status, _headers(response), content)
                     self._check(doing, answer)
                     return answer
             except _Busy as busy:

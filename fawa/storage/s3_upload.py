@@ -1,4 +1,4 @@
-"""Uploads into an S3 bucket: at once when they are small, else in parts that leave while further ones come in."""
+"""Uploads into an S3 bucket: at once when small, else in parts that leave while further ones come in."""
 
 from __future__ import annotations
 
@@ -135,14 +135,16 @@ class S3Upload:
         async with self._uploads.committing(self._key):
             if await self._uploads.find(self._key) is not None:
                 raise AlreadyExists(f"there is content under the key {self._key} already")
+            refused: StorageError | None = None
             try:
                 await (self._complete() if self._upload_id else self._put())
-            except (AlreadyExists, NotFound) as error:
-                # An earlier try may have been done, though its answer was lost.
-                if await self._uploads.find(self._key) != self._name:
-                    if isinstance(error, AlreadyExists):
-                        raise
-                    raise StorageError(f"the upload of {self._key} was aborted by somebody else") from error
+            except AlreadyExists as error:
+                refused = error
+            except NotFound as error:
+                refused = StorageError(f"the upload of {self._key} was aborted by somebody else: {error}")
+            # An earlier try may have been done, though its answer was lost.
+            if refused is not None and await self._uploads.find(self._key) != self._name:
+                raise refused
         self._forget()
 
     async def end(self) -> None:
