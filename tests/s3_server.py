@@ -23,13 +23,12 @@ import attrs
 
 from fawa.storage.s3_client import S3Settings
 from fawa.storage.sigv4 import Credentials
-from tests.daemon import PATIENCE
 
 ACCESS_KEY = "AKIDTEST"
 SECRET_KEY = "secretkey12345678"
 
-#: Seconds for the whole of Ceph to start on a busy machine.
-_CEPH_PATIENCE = 180.0
+#: Seconds for all there is of Ceph to start on a busy machine.
+_PATIENCE = 180.0
 
 _CEPH = """
 [global]
@@ -88,11 +87,13 @@ http {{
 
 @attrs.define
 class S3Server:
-    """A running service."""
+    """A running service, or what answers for it: the rest of Ceph runs on behind its gateway."""
 
     #: Such as `127.0.0.1:9000`.
     address: str
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    log: Path
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
@@ -106,10 +107,21 @@ class S3Server:
         )
         return attrs.evolve(given, **changes)
 
+    def start(self) -> None:
+        """Start the process, once more if it was killed, and wait until it answers."""
+        assert self._process is None
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        _wait_until_answering(self.address, self._process, self.log)
+
     def kill(self) -> None:
-        """End the process as a power cut would."""
-        self.process.kill()
-        self.process.wait()
+        """End the process as a power cut would; does nothing when it has been ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 def new_bucket() -> str:
@@ -124,16 +136,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def rclone(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+def rclone(folder: Path) -> Iterator[S3Server]:
     """Run `rclone serve s3` over `folder`, which is made if it is not there."""
     folder.mkdir(exist_ok=True)
-    address = f"127.0.0.1:{port or free_ports(1)[0]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     executable = Path(sys.executable).parent / "rclone"
     command = [str(executable), "--config", os.devnull, "serve", "s3", "--addr", address]
     command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--vfs-cache-mode", "off", str(folder)]
-    with _process(command, folder.with_name(f"{folder.name}.log")) as process:
-        _wait_until_answering(address, process, PATIENCE)
-        yield S3Server(address, process)
+    with _running(S3Server(address, command, folder.with_name(f"{folder.name}.log"))) as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -148,16 +159,16 @@ def ceph(folder: Path) -> Iterator[S3Server]:
     keyring, osd = str(folder / "keyring"), str(uuid.uuid4())
 
     def run(*command: str) -> None:
-        deadline = max(1.0, started + _CEPH_PATIENCE - time.monotonic())
+        deadline = max(1.0, started + _PATIENCE - time.monotonic())
         done = subprocess.run(command, capture_output=True, text=True, timeout=deadline, check=False)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
 
     def ceph_tool(*arguments: str) -> None:
         run("ceph", "-c", str(settings), *arguments)
 
-    def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [name, "-c", str(settings), *arguments, "-f"]
-        return running.enter_context(_process(command, folder / f"{name}.out"))
+    def start(name: str, number: str) -> None:
+        command = [name, "-c", str(settings), "-i", number, "-f"]
+        running.enter_context(_process(command, folder / f"{name}.out"))
 
     started = time.monotonic()
     addresses = f"[v2:127.0.0.1:{ports[1]},v1:127.0.0.1:{ports[2]}]"
@@ -170,7 +181,7 @@ def ceph(folder: Path) -> Iterator[S3Server]:
     mkfs = ("--mkfs", "--monmap", monmap, "--keyring", keyring)
     run("ceph-mon", "-c", str(settings), "-i", "a", *mkfs)
     with contextlib.ExitStack() as running:
-        start("ceph-mon", "-i", "a")
+        start("ceph-mon", "a")
         ceph_tool("osd", "new", osd)
         run("ceph-authtool", "--create-keyring", osd_keyring, "--gen-key", "-n", "osd.0")
         caps = ("osd", "allow *", "mon", "allow rwx", "mgr", "allow *")
@@ -179,13 +190,12 @@ def ceph(folder: Path) -> Iterator[S3Server]:
         ceph_tool("osd", "crush", "add-bucket", "h", "host")
         ceph_tool("osd", "crush", "move", "h", "root=default")
         ceph_tool("osd", "crush", "add", "osd.0", "1.0", "host=h")
-        start("ceph-osd", "-i", "0")
+        start("ceph-osd", "0")
         user = ("--uid", "u", "--display-name", "u", "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         run("radosgw-admin", "-c", str(settings), "user", "create", *user)
-        gateway = start("radosgw", "--keyring", keyring)
         address = f"127.0.0.1:{ports[0]}"
-        _wait_until_answering(address, gateway, _CEPH_PATIENCE)
-        yield S3Server(address, gateway)
+        command = ["radosgw", "-c", str(settings), "--keyring", keyring, "-f"]
+        yield running.enter_context(_running(S3Server(address, command, folder / "radosgw.out")))
 
 
 @contextlib.contextmanager
@@ -198,36 +208,41 @@ def nginx(folder: Path, behind: str, prefix: str) -> Iterator[str]:
     executable = shutil.which("nginx") or "/usr/sbin/nginx"
     command = [executable, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(settings)]
     address = f"127.0.0.1:{port}"
-    with _process(command, folder / "nginx.out") as process:
-        _wait_until_answering(address, process, PATIENCE)
+    with _running(S3Server(address, command, folder / "nginx.out")):
         yield address
 
 
 @contextlib.contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(server: S3Server) -> Iterator[S3Server]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def _process(command: list[str], log: Path) -> Iterator[None]:
+    """Run what stands behind a server; nothing of it is kept, so that it may be killed in the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        yield process
-    except AssertionError as error:
-        error.add_note(f"{command[0]} wrote:\n{log.read_text(errors='replace')[-4000:]}")
-        raise
+        yield
     finally:
-        # Nothing of it is kept, so that it may lose its data on the way out.
         process.kill()
         process.wait()
 
 
-def _wait_until_answering(address: str, process: subprocess.Popen[bytes], patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _wait_until_answering(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
     while True:
-        assert process.poll() is None, f"the server ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{address} did not answer within {patience} s"
         connection = http.client.HTTPConnection(address, timeout=5)
         try:
             connection.request("GET", "/")
             connection.getresponse().read()
         except OSError:
+            failed = process.poll() is not None or time.monotonic() > deadline
+            assert not failed, f"{address} does not answer\n{log.read_text(errors='replace')[-4000:]}"
             time.sleep(0.05)
         else:
             return

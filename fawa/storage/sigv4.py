@@ -33,7 +33,7 @@ class Credentials:
 
 
 def encode_query(parameters: Mapping[str, str]) -> str:
-    """Return the query as it is both sent and signed: sorted, everything but unreserved characters encoded."""
+    """Return the query as it is both sent and signed: sorted, all but unreserved characters encoded."""
     pairs = sorted(
         (quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in parameters.items()
     )
