@@ -135,6 +135,11 @@ class S3Store:
         self._settings = client.settings
         self._uploads = Uploads(client, nursery)
 
+    @property
+    def parts_on_their_way(self) -> int:
+        """Of all uploads together."""
+        return self._uploads.limiter.borrowed_tokens
+
     async def prepare(self) -> None:
         """Make the bucket where it is missing, and see that it can be used."""
         try:

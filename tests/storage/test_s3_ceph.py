@@ -1,0 +1,188 @@
+"""The S3 store over the Ceph object gateway, which enforces what rclone lets pass."""
+
+from __future__ import annotations
+
+import random
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from fawa.storage.base import AlreadyExists, StorageError
+from fawa.storage.s3 import S3Settings, content_store
+from fawa.storage.s3_client import connect
+from fawa.storage.sigv4 import Credentials
+from tests.s3_server import S3Server, new_bucket, nginx
+from tests.storage.contract import (
+    KEY,
+    ContentOpener,
+    ContentStoreContract,
+    fetch_content,
+    list_keys,
+    store_content,
+    write_in_pieces,
+)
+
+#: The smallest part that S3 takes.
+PART = 5 * 1024 * 1024
+
+#: Three parts and a bit.
+LONG = random.Random(5).randbytes(3 * PART + 12_345)
+
+
+class TestContract(ContentStoreContract):
+    @pytest.fixture
+    def opener(self, ceph_server: S3Server) -> ContentOpener:
+        place = ceph_server.settings(new_bucket())
+        return lambda: content_store(place)
+
+
+@pytest.fixture
+def place(ceph_server: S3Server) -> S3Settings:
+    return ceph_server.settings(new_bucket(), part=PART)
+
+
+async def uploads_under_way(place: S3Settings) -> int:
+    async with connect(place) as client:
+        answer = await client.request("list", "GET", query={"uploads": ""})
+        return len(answer.xml().findall("Upload"))
+
+
+async def test_parts(place: S3Settings) -> None:
+    async with content_store(place) as store:
+        async with store.create(KEY) as upload:
+            await write_in_pieces(upload, LONG)
+            assert await uploads_under_way(place) == 1
+            assert await list_keys(store) == []
+            assert await store.sweep_uncommitted() == 0
+            await upload.commit()
+        assert await fetch_content(store, KEY) == LONG
+        assert await uploads_under_way(place) == 0
+
+
+async def test_an_upload_in_parts_that_is_given_up_or_cancelled_leaves_nothing(place: S3Settings) -> None:
+    async with content_store(place) as store:
+        async with store.create(KEY) as upload:
+            await write_in_pieces(upload, LONG)
+        assert await uploads_under_way(place) == 0
+        with trio.CancelScope() as scope:
+            async with store.create(KEY) as upload:
+                await write_in_pieces(upload, LONG)
+                scope.cancel()
+                while True:
+                    await upload.write(LONG)
+        assert scope.cancelled_caught
+        assert await uploads_under_way(place) == 0
+        assert await list_keys(store) == []
+
+
+async def test_uploads_in_parts_under_one_key_do_not_overwrite(place: S3Settings) -> None:
+    async with content_store(place) as store:
+        async with store.create(KEY) as early, store.create(KEY) as late:
+            await write_in_pieces(early, LONG[::-1])
+            await write_in_pieces(late, LONG)
+            await late.commit()
+            with pytest.raises(AlreadyExists):
+                await early.commit()
+        assert await fetch_content(store, KEY) == LONG
+        assert await uploads_under_way(place) == 0
+
+
+async def test_the_service_is_killed_in_mid_upload(place: S3Settings, ceph_server: S3Server) -> None:
+    """The uploader is told; what it could not take back any more goes with the sweep, once it is old enough."""
+    async with content_store(place) as store:
+        with pytest.raises(
+            StorageError, match=r"cannot send a part in the bucket .*Check that the service runs"
+        ):
+            async with store.create(KEY) as upload:
+                await write_in_pieces(upload, LONG)
+                ceph_server.kill()
+                while True:
+                    await upload.write(LONG)
+        ceph_server.start()
+        assert await list_keys(store) == []
+        assert await uploads_under_way(place) == 1
+        assert await store.sweep_uncommitted() == 0, "it may be another process's, which goes on"
+    async with content_store(attrs.evolve(place, abort_after=0.0)) as store:
+        assert await store.sweep_uncommitted() == 1
+        assert await store.sweep_uncommitted() == 0
+        assert await uploads_under_way(place) == 0
+        await store_content(store, KEY, LONG)
+        assert await fetch_content(store, KEY) == LONG
+
+
+async def test_more_keys_and_uploads_than_a_listing_has_room_for(place: S3Settings) -> None:
+    keys = [f"key{number:04}" for number in range(1005)]
+    limiter = trio.CapacityLimiter(16)
+    async with content_store(place) as store, connect(place) as client:
+
+        async def put(key: str) -> None:
+            async with limiter:
+                await client.request("put", "PUT", key, body=b"x")
+                await client.request("begin", "POST", key, {"uploads": ""})
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(put, key)
+        assert await list_keys(store) == keys
+        assert await store.sweep_uncommitted() == 0
+    async with content_store(attrs.evolve(place, abort_after=0.0)) as store:
+        assert await store.sweep_uncommitted() == len(keys)
+    assert await uploads_under_way(place) == 0
+
+
+def get(url: str) -> tuple[int, dict[str, str], bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, dict(answer.headers.items()), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, {}, b""
+
+
+async def test_a_link_through_a_proxy_that_takes_a_path_off(
+    place: S3Settings, ceph_server: S3Server, tmp_path: Path
+) -> None:
+    headers = {"content-disposition": 'attachment; filename="a b.txt"', "content-type": "text/x-test"}
+    with nginx(tmp_path / "nginx", ceph_server.address, "/minio") as proxy:
+        public = attrs.evolve(place, public_endpoint=f"http://{proxy}/minio")
+        async with content_store(public) as store:
+            await store_content(store, KEY, LONG)
+            link = store.link(KEY, headers, time.time(), 60)
+            assert link is not None
+            assert link.startswith(f"http://{proxy}/minio/{place.bucket}/fawa/{KEY}?")
+            status, answered, data = await trio.to_thread.run_sync(get, link)
+            assert (status, data) == (200, LONG)
+            assert answered["Content-Disposition"] == headers["content-disposition"]
+            assert answered["Content-Type"] == headers["content-type"]
+
+            last = "1" if link[-1] == "0" else "0"
+            name = link.replace("a%20b.txt", "b%20b.txt")
+            key = link.replace(KEY, KEY[:-1] + "x")
+            expired = store.link(KEY, headers, time.time() - 120, 60)
+            assert expired is not None
+            for altered in (link[:-1] + last, name, key, link.partition("?")[0], expired):
+                assert altered != link
+                assert (await trio.to_thread.run_sync(get, altered))[0] == 403, altered
+
+
+@pytest.mark.parametrize(
+    ("access_key", "secret_key", "advice"),
+    [
+        ("AKIDTEST", "another secret", r"Set s3\.secret_key to the one that belongs to s3\.access_key"),
+        ("UNKNOWN", "secretkey12345678", r"Set s3\.access_key to one that the service knows"),
+    ],
+)
+async def test_advice_for_wrong_keys(
+    place: S3Settings, access_key: str, secret_key: str, advice: str
+) -> None:
+    async with content_store(place):
+        pass
+    wrong = attrs.evolve(place, credentials=Credentials(access_key, secret_key, "us-east-1"))
+    async with connect(wrong) as client:
+        with pytest.raises(StorageError, match=advice):
+            await client.request("list content", "GET")
