@@ -45,6 +45,9 @@ __all__ = ["S3Settings", "S3Store", "content_store"]
 #: Times a download goes on where it broke off without a piece coming in between.
 RESUMES: Final = 3
 
+#: Entries of a listing that come at once; services give no more.
+PAGE: Final = 1000
+
 #: Seconds between two sweeps.
 SWEEP_INTERVAL: Final = 3600.0
 
@@ -181,7 +184,7 @@ class S3Store:
 
     async def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys of committed content; objects that are not ours are passed over."""
-        query = {"list-type": "2", "prefix": self._settings.prefix}
+        query = {"list-type": "2", "max-keys": str(PAGE), "prefix": self._settings.prefix}
         async for _, page in self._pages(
             "list content", "", query, {"continuation-token": "ContinuationToken"}
         ):
@@ -197,7 +200,7 @@ class S3Store:
 
     async def sweep_uncommitted(self) -> int:
         """Abort the uploads of dead processes: those without a new part for `abort_after` seconds."""
-        query = {"uploads": "", "prefix": self._settings.prefix}
+        query = {"uploads": "", "max-uploads": str(PAGE), "prefix": self._settings.prefix}
         markers = {"key-marker": "KeyMarker", "upload-id-marker": "UploadIdMarker"}
         dead: list[tuple[str, str]] = []
         with suppress(NotFound):  # as rclone puts it that there are none
@@ -229,7 +232,7 @@ class S3Store:
     async def _is_dead(self, key: str, upload_id: str, begun: float, now: float) -> bool:
         """Tell whether an upload had its newest part `abort_after` seconds ago or more."""
         last = begun
-        query = {"uploadId": upload_id}
+        query = {"uploadId": upload_id, "max-parts": str(PAGE)}
         marker = {"part-number-marker": "PartNumberMarker"}
         if now - last < self._settings.abort_after:
             return False
