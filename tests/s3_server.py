@@ -56,7 +56,7 @@ osd_data = {folder}/osd
 osd_objectstore = memstore
 memstore_device_bytes = 4294967296
 rgw_data = {folder}/rgw
-rgw_frontends = beast endpoint=127.0.0.1:{ports[0]}
+rgw_frontends = beast endpoint=127.0.0.1:{ports[0]} tcp_nodelay=1
 [osd]
 keyring = {folder}/osd/keyring
 """

@@ -117,7 +117,7 @@ def test_what_expires_goes(server: S3Server, file: Any, file_grpc: Any, tmp_path
     ):
         stub = file_grpc.FileServiceStub(channel)
         stub.SendFile(upload(file, "a.bin", expect.content(9 * MIB), chunk=MIB), timeout=PATIENCE)
-        eventually(lambda: in_bucket(tmp_path) == [])
+        eventually(lambda: in_bucket(tmp_path) == [], "the file is removed")
 
 
 def test_the_service_is_away_at_the_start(server: S3Server, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from tests.storage.contract import (
 #: The smallest part that S3 takes.
 PART = 5 * 1024 * 1024
 
-#: An upload is old when it had no part for so long: the service tells the present in whole seconds, rounded down.
+#: After how long an upload without a new part is old: the service tells the present in whole seconds, rounded
+#: down.
 AT_ONCE = -1.0
 
 #: Three parts and a bit.
@@ -96,7 +97,7 @@ async def test_uploads_in_parts_under_one_key_do_not_overwrite(place: S3Settings
 
 
 async def test_the_service_is_killed_in_mid_upload(place: S3Settings, ceph_server: S3Server) -> None:
-    """The uploader is told; what it could not take back any more goes with the sweep, once it is old enough."""
+    """The uploader is told; what it could not take back goes with the sweep, once it is old enough."""
     async with content_store(place) as store:
         with pytest.raises(
             StorageError, match=r"cannot send a part in the bucket .*Check that the service runs"
