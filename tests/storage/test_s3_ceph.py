@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from fawa.storage.base import AlreadyExists, StorageError
+from fawa.storage.base import AlreadyExists, ContentStore, StorageError
 from fawa.storage.s3 import S3Settings, content_store
 from fawa.storage.s3_client import connect
 from fawa.storage.sigv4 import Credentials
@@ -96,17 +96,19 @@ async def test_uploads_in_parts_under_one_key_do_not_overwrite(place: S3Settings
         assert await uploads_under_way(place) == 0
 
 
+async def upload_until_killed(store: ContentStore, server: S3Server) -> None:
+    async with store.create(KEY) as upload:
+        await write_in_pieces(upload, LONG)
+        server.kill()
+        while True:
+            await upload.write(LONG)
+
+
 async def test_the_service_is_killed_in_mid_upload(place: S3Settings, ceph_server: S3Server) -> None:
     """The uploader is told; what it could not take back goes with the sweep, once it is old enough."""
     async with content_store(place) as store:
-        with pytest.raises(
-            StorageError, match=r"cannot send a part in the bucket .*Check that the service runs"
-        ):
-            async with store.create(KEY) as upload:
-                await write_in_pieces(upload, LONG)
-                ceph_server.kill()
-                while True:
-                    await upload.write(LONG)
+        with pytest.raises(StorageError, match=r"cannot send a part in .*Check that the service runs"):
+            await upload_until_killed(store, ceph_server)
         ceph_server.start()
         assert await list_keys(store) == []
         assert await uploads_under_way(place) == 1
