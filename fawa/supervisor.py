@@ -51,6 +51,7 @@ from fawa.services.base import Offer, Service
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
+from fawa.services.wellknown import WebTransportOffer, WellKnown
 
 _log = get_logger("fawa.supervisor")
 
@@ -66,6 +67,8 @@ _ADMIN_LIMITS: Final = Limits(
     max_streams=16,
 )
 _ADMIN_CONNECTIONS: Final = 64
+#: Where `fawa.services.canva` answers.
+WEBTRANSPORT_PATH: Final = "/webtransport/canva"
 #: Seconds for which clients may remember that there is HTTP/3.
 _ALTERNATIVE_AGE: Final = 86_400
 
@@ -327,7 +330,25 @@ class Supervisor:
         own: tuple[IServable, ...] = (Health(self.health),)
         if self.settings.reflection:
             own += reflection(lambda: self._served)
-        self._open("daemon", Offer(rpc=own, http=Page.load().routes))
+        page = Page.load(self._webtransport_port)
+        self._open("daemon", Offer(rpc=own, http={**page.routes, **WellKnown(self._webtransport).routes}))
+
+    def _webtransport_port(self) -> int | None:
+        """Return where clients reach WebTransport, if it is there."""
+        if self._quic is None or "canva" not in self.settings.services:
+            return None
+        return self._public_udp_port
+
+    def _webtransport(self) -> WebTransportOffer | None:
+        port = self._webtransport_port()
+        if port is None or self._certificate is None:
+            return None
+        return WebTransportOffer(port, WEBTRANSPORT_PATH, self._certificate.current.pins)
+
+    @property
+    def _public_udp_port(self) -> int:
+        """The port by which clients reach QUIC, whatever stands in between."""
+        return self.settings.quic.public_port or int(self._udp[0].address.rpartition(":")[2])
 
     # The admin listener
 
@@ -430,8 +451,7 @@ class Supervisor:
                         settings.listen_tls.host, settings.listen_tls.port, certificate.context
                     )
                     self._quic = self._make_quic(certificate)
-                    port = secure[0].listener.socket.getsockname()[1]
-                    self._root.alternative = b'h3=":%d"; ma=%d' % (port, _ALTERNATIVE_AGE)
+                    self._root.alternative = b'h3=":%d"; ma=%d' % (self._public_udp_port, _ALTERNATIVE_AGE)
                 else:
                     secure = await bind(
                         settings.listen_tls.host, settings.listen_tls.port, certificate.context

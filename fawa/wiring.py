@@ -14,7 +14,7 @@ from fawa.services.admission import Admission, AdmissionSettings
 from fawa.services.base import Service
 from fawa.services.board import BoardService
 from fawa.services.canva import CanvaService, CanvaSettings
-from fawa.services.canva_socket import SocketSettings
+from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService

@@ -55,7 +55,9 @@ ROOMS = {
     "fawa.net": Room(fawa="fawa.ops.logging", types="fawa.rpc", libraries="attrs trio"),
     "fawa.net.engine": Room(fawa="fawa.net", libraries="attrs zttp"),
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
-    "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
+    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
@@ -81,8 +83,17 @@ ROOMS = {
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
     ),
     "fawa.services.canva": Room(
-        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket",
+        fawa="fawa.rooms fawa.services fawa.net.exchange fawa.net.router fawa.net.websocket "
+        "fawa.net.webtransport",
         libraries="attrs msgspec trio",
+    ),
+    "fawa.services.canva_client": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.storage.base",
+        libraries="attrs trio",
+    ),
+    "fawa.services.canva_session": Room(
+        fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.net.webtransport",
+        libraries="attrs trio",
     ),
     "fawa.services.canva_socket": Room(
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.net.websocket fawa.storage.base",
@@ -92,7 +103,11 @@ ROOMS = {
         fawa="fawa.board fawa.rooms fawa.services fawa.net.exchange fawa.proto fawa.rpc.stream",
         libraries="attrs grpclib multidict trio",
     ),
+    "fawa.services.documents": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
+    "fawa.services.wellknown": Room(
+        fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs msgspec"
+    ),
     "fawa.services.page": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),

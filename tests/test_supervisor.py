@@ -19,7 +19,7 @@ from fawa.net.tcp import Endpoint
 from fawa.services.base import Offer, Service
 from fawa.services.board import BoardService
 from fawa.services.canva import CanvaService
-from fawa.services.canva_socket import SocketSettings
+from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
 from fawa.services.greet import GreetRpc
 from fawa.services.health import NOT_SERVING, SERVING

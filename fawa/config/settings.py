@@ -182,6 +182,12 @@ class QuicSettings:
         "Without any packet until a connection is over; under 20s browsers that wait for something are "
         "dropped.",
     )
+    public_port: int = setting(
+        Integer(0, 65535),
+        "0",
+        "The UDP port by which clients reach it, where something in between has another; 0 is that of "
+        "listen_tls.",
+    )
     max_handshakes: int = setting(
         Integer(1, 1_000_000), "1000", "Handshakes under way at once; others are not answered."
     )

@@ -30,6 +30,27 @@ _EXPOSED: Final = b", ".join(
 _MAX_AGE: Final = b"7200"
 
 
+def may_connect(exchange: Exchange, allows: Callable[[str], bool]) -> bool:
+    """Whether a handshake (WebSocket, WebTransport) comes from where it may; answers it with 403 if not.
+
+    A page from the host that it connects to always may, and what is not a browser names no origin.
+
+    Args:
+        exchange: not answered yet.
+        allows: whether a page of this origin may connect.
+
+    """
+    header = exchange.header(b"origin")
+    if header is None:
+        return True
+    origin = header.decode("latin-1")
+    # By host alone: a proxy that ends TLS changes the scheme.
+    if origin.partition("://")[2] == exchange.authority or allows(origin):
+        return True
+    exchange.respond_text(403, f"pages of {origin} may not connect (the setting cors.origins)")
+    return False
+
+
 @attrs.frozen
 class Cors:
     """Which origins may call, and the headers that tell browsers so.

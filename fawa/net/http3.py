@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from typing import BinaryIO, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import trio
 
-from fawa.net.connection import HIGH_WATER, App, Limits
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
-from fawa.net.files import read_pieces
-from fawa.net.http3_head import Head, read_head_untrusted
+from fawa.net.connection import App, Limits
+from fawa.net.exchange import Disconnected, Peer
+from fawa.net.http3_exchange import H3Exchange
+from fawa.net.http3_head import read_head_untrusted
 from fawa.net.quic_engine import (
+    GOAWAY_PING,
     DatagramReceived,
     DataReceived,
     ErrorCode,
@@ -24,223 +24,16 @@ from fawa.net.quic_engine import (
     StopSendingReceived,
     StreamReset,
 )
+from fawa.net.session_streams import STREAM_REJECTED, SessionLimits, SessionStreams
 
-#: Seconds until requests are refused after GOAWAY has announced it, where the peer does not answer the PING.
+#: Seconds until requests are refused after GOAWAY has announced it, where the peer does not answer the PING;
+#: and, when no request is left, until the connection is closed where it acknowledges nothing.
 _GOAWAY_WAIT: Final = 2.0
-#: Finished responses with less than this to send need nobody who waits for them.
-_SMALL: Final = 16 * 1024
-#: A stream of a WebTransport session that there is not (draft-ietf-webtrans-http3 section 4.5).
-_STREAM_REJECTED: Final = 0x3994BD84
-
-
-class Session(Protocol):
-    """What takes the streams and datagrams of an extended CONNECT (WebTransport)."""
-
-    def stream_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
-        """Octets have come on a stream of the session, which the client may just have opened."""
-
-    def stream_reset(self, stream_id: int, code: int) -> None:
-        """The client has broken off what it sends on a stream."""
-
-    def stop_sending(self, stream_id: int, code: int) -> None:
-        """The client wants no more of what we send on a stream."""
-
-    def datagram(self, data: bytes) -> None:
-        """A datagram has come."""
-
-
-class H3Exchange(Exchange):
-    """One request stream."""
-
-    __slots__ = (
-        "_arrived",
-        "_broken",
-        "_ended",
-        "_finished",
-        "_interrupted",
-        "_pieces",
-        "_protocol",
-        "buffered",
-        "conn",
-        "id",
-    )
-
-    def __init__(self, conn: H3Connection, stream_id: int, head: Head, *, ended: bool) -> None:
-        super().__init__(head, head.fields, "3", conn.peer)
-        self.body_timeout = conn.limits.body_timeout
-        self.scope = trio.CancelScope()
-        #: Its connection: a WebTransport session needs more of that than this stream.
-        self.conn = conn
-        self.id = stream_id
-        #: Body octets received and not yet consumed.
-        self.buffered = 0
-        self._pieces: list[bytes] = []
-        self._arrived: trio.Event | None = None
-        self._ended = ended
-        self._finished = False
-        #: This side has reset the stream.
-        self._broken = False
-        self._protocol = head.protocol
-        self._interrupted = False
-
-    # The connection's side: what arrived.
-
-    def feed(self, data: bytes) -> None:
-        """Body octets have arrived."""
-        self.buffered += len(data)
-        self._pieces.append(data)
-        if self._arrived is not None:
-            self._arrived.set()
-
-    def feed_end(self) -> None:
-        """The body has ended; request trailers carry nothing that any of our protocols uses."""
-        self._ended = True
-        if self._arrived is not None:
-            self._arrived.set()
-
-    def close(self) -> None:
-        """The application has returned: end what it left open and drop what it left unread."""
-        engine = self.conn.engine
-        if self.is_live:
-            if not self._finished:
-                engine.abandon(self.id, ErrorCode.H3_INTERNAL_ERROR)
-            elif not self._ended:
-                # The whole answer is out, so the rest of the request is not needed (section 4.1).
-                engine.stop(self.id, ErrorCode.H3_NO_ERROR)
-        self._pieces.clear()
-        engine.forget(self.id)
-
-    @property
-    def is_live(self) -> bool:
-        """Whether anything can still be sent: neither side has reset the stream."""
-        return not self._broken and not self.conn.lost and self.conn.exchanges.get(self.id) is self
-
-    # The application's side.
-
-    async def receive(self) -> bytes:
-        while not self._pieces:
-            if self._ended:
-                return b""
-            if self.conn.lost:
-                raise Disconnected(f"{self.peer} is gone")
-            if self._interrupted:
-                self._interrupted = False
-                raise Interrupted
-            self._arrived = trio.Event()
-            with trio.move_on_after(self.body_timeout) as timeout:
-                await self._arrived.wait()
-            if timeout.cancelled_caught:
-                raise BodyTimeout(f"no byte of the request body came for {self.body_timeout:g} s")
-            self._arrived = None
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self.bytes_in += len(data)
-        self.buffered = 0
-        self.conn.engine.release(self.id)
-        if not self._ended:
-            self.conn.wake()
-        return data
-
-    @property
-    def body_over(self) -> bool:
-        return self._ended and not self._pieces
-
-    def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
-        self._check()
-        head = [(b":status", b"%d" % status), *headers, *self.extra_headers]
-        self.conn.engine.send_headers(self.id, head, end=end)
-        self.status = status
-        self._finished = end
-        self.conn.wake()
-
-    def push(self, data: bytes) -> None:
-        self._check()
-        self.bytes_out += len(data)
-        if data:
-            self.conn.engine.send_data(self.id, data)
-            if not self.upgraded:
-                self.conn.wake()
-
-    def _has_room(self) -> bool:
-        return self.conn.engine.backlog(self.id) < HIGH_WATER
-
-    def _progress(self) -> int:
-        return self.conn.engine.progress(self.id)
-
-    async def drain(self) -> None:
-        if self.upgraded:
-            self.conn.wake()
-        if not self._has_room():
-            await self.conn.wait_room(self._has_room, self._progress)
-
-    async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
-        async for piece in read_pieces(file, offset, count):
-            await self.send(piece)
-
-    @property
-    def owes(self) -> bool:
-        """Whether much of the finished response is still to be sent."""
-        return self._finished and self.is_live and self.conn.engine.backlog(self.id) > _SMALL
-
-    async def see_off(self) -> None:
-        """Wait until the peer has taken the finished response; resets the stream if it does not."""
-        try:
-            await self.conn.wait_room(lambda: not self.owes, self._progress)
-        except Disconnected:
-            self._reset(ErrorCode.H3_REQUEST_CANCELLED)
-
-    def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self._check()
-        if section := list(trailers):
-            self.conn.engine.send_headers(self.id, section, end=True)
-        else:
-            self.conn.engine.end(self.id)
-        self._finished = True
-        self.conn.wake()
-
-    def abort(self) -> None:
-        if not self._finished:
-            self._reset(ErrorCode.H3_INTERNAL_ERROR)
-
-    @property
-    def protocol(self) -> str:
-        return self._protocol
-
-    def upgrade(self, headers: Headers) -> None:
-        if not self._protocol:
-            raise ValueError("the client asked for no other protocol")
-        self.start(200, headers)
-        self.upgraded = True
-        self.body_timeout = math.inf
-        if self.draining:
-            self.interrupt()
-
-    def flush(self) -> None:
-        self.conn.wake()
-
-    @property
-    def is_flushed(self) -> bool:
-        return self.is_live and not self.conn.engine.unsent(self.id)
-
-    async def wait_flushed(self) -> None:
-        await self.conn.wait_room(lambda: self.is_flushed or not self.is_live, self._progress)
-        self._check()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if self._arrived is not None:
-            self._arrived.set()
-
-    def _reset(self, code: int) -> None:
-        if self.is_live:
-            self._broken = True
-            self.conn.engine.abandon(self.id, code)
-            self.conn.wake()
-
-    def _check(self) -> None:
-        if not self.is_live:
-            raise Disconnected(f"the stream of {self.peer} has been reset")
+#: Requests given up or malformed, less those answered, that end a connection (CVE-2023-44487). A client may
+#: give up everything it has open, twice over, and each may count for both directions.
+_MOST_GIVEN_UP: Final = 512
+#: WebTransport sessions on one connection, with those that are still to be asked for.
+_MOST_SESSIONS: Final = 8
 
 
 class H3Connection:
@@ -271,8 +64,8 @@ class H3Connection:
         self.wake = wake
         #: Open requests by stream; one is taken out when its application returns or the peer resets it.
         self.exchanges: dict[int, H3Exchange] = {}
-        #: Who takes the streams and datagrams that belong to an extended CONNECT, by its stream.
-        self.sessions: dict[int, Session] = {}
+        #: What takes the streams and datagrams of WebTransport sessions, by the stream of their CONNECT.
+        self.sessions: dict[int, SessionStreams] = {}
         #: The session that a stream belongs to.
         self.session_of: dict[int, int] = {}
         #: Nothing can be sent any more.
@@ -282,9 +75,10 @@ class H3Connection:
         self._calls = calls
         self._progress = trio.lowlevel.ParkingLot()
         self._next_id = 0
+        self._given_up = 0
         self._refusing = False
         self._answered = trio.Event()
-        #: The peer did not answer that PING.
+        #: The peer did not answer that PING, or acknowledge the last that was sent.
         self._silent = False
 
     # What arrived.
@@ -302,37 +96,61 @@ class H3Connection:
                     if event.stream_ended:
                         exchange.feed_end()
             case StreamReset(stream_id=stream_id, error_code=code):
-                if (session := self._session(stream_id)) is not None:
+                if (session := self._session_of(stream_id)) is not None:
                     session.stream_reset(stream_id, code)
-                elif stream_id % 4 == 0:
+                elif stream_id in self.exchanges or self.engine.is_unused(stream_id):
+                    # Otherwise the peer only answers our STOP_SENDING; what it is still owed goes on.
                     self._drop(stream_id)
             case StopSendingReceived(stream_id=stream_id, error_code=code):
-                if (session := self._session(stream_id)) is not None:
+                # What has overtaken the first octets of its stream is looked at when those come.
+                if (session := self._session_of(stream_id)) is not None:
                     session.stop_sending(stream_id, code)
-                elif stream_id % 4 == 0:
+                elif stream_id in self.exchanges:
                     self._drop(stream_id)
-            case SessionStreamData(stream_id=stream_id, session_id=session_id):
-                self.session_of[stream_id] = session_id
-                if (session := self.sessions.get(session_id)) is not None:
-                    session.stream_data(stream_id, event.data, ended=event.stream_ended)
-                else:
-                    self._reject(stream_id)
+            case SessionStreamData():
+                self._session_data(event)
             case DatagramReceived(stream_id=session_id):
-                if (session := self.sessions.get(session_id)) is not None:
+                if (session := self.session(session_id)) is not None:
                     session.datagram(event.data)
-            case PingAcknowledged() if self.draining:
+            case PingAcknowledged(uid=number) if self.draining and number == GOAWAY_PING:
                 self._refuse_new()
 
-    def _session(self, stream_id: int) -> Session | None:
+    # WebTransport.
+
+    def session(self, session_id: int) -> SessionStreams | None:
+        """Return what takes the streams of a session; `None` where there is none, and none is on its way."""
+        session = self.sessions.get(session_id)
+        if session is None and self._may_become_session(session_id):
+            session = self.sessions[session_id] = SessionStreams(self, session_id, SessionLimits())
+        return session
+
+    def _may_become_session(self, session_id: int) -> bool:
+        exchange = self.exchanges.get(session_id)
+        if exchange is None:
+            may = session_id >= self._next_id  # its request may have been overtaken
+        else:
+            may = exchange.protocol == "webtransport" and not exchange.status
+        return may and len(self.sessions) < _MOST_SESSIONS
+
+    def _session_of(self, stream_id: int) -> SessionStreams | None:
         session_id = self.session_of.get(stream_id)
         return None if session_id is None else self.sessions.get(session_id)
 
-    def _reject(self, stream_id: int) -> None:
-        del self.session_of[stream_id]
-        self.engine.stop(stream_id, _STREAM_REJECTED)
-        if stream_id % 4 == 0:
-            self.engine.reset(stream_id, _STREAM_REJECTED)
-        self.engine.forget(stream_id)
+    def _session_data(self, event: SessionStreamData) -> None:
+        stream_id, session_id = event.stream_id, event.session_id
+        if session_id % 4:
+            self.engine.close(ErrorCode.H3_ID_ERROR, f"{session_id} is the stream of no session")
+        elif (session := self.session(session_id)) is not None:
+            self.session_of[stream_id] = session_id
+            session.stream_data(stream_id, event.data, ended=event.stream_ended)
+        else:
+            self.engine.reject_session_stream(stream_id, STREAM_REJECTED)
+
+    def _end_session(self, session_id: int) -> None:
+        if (session := self.sessions.pop(session_id, None)) is not None:
+            session.end()
+
+    # Requests.
 
     def _head(self, event: HeadersReceived) -> None:
         stream_id = event.stream_id
@@ -344,6 +162,9 @@ class H3Connection:
         if self._refusing or len(self.exchanges) >= self.limits.max_streams:
             # This code promises that nothing was done, so the client may safely try again (section 4.1.1).
             self._refuse(stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            return
+        if self.engine.reset_code(stream_id) is not None:
+            self._refuse(stream_id, ErrorCode.H3_REQUEST_CANCELLED)  # STOP_SENDING came before it
             return
         try:
             head = read_head_untrusted(event.headers)
@@ -363,12 +184,18 @@ class H3Connection:
     def _refuse(self, stream_id: int, code: int) -> None:
         self.engine.abandon(stream_id, code)
         self.engine.forget(stream_id)
+        self._end_session(stream_id)
 
     def _drop(self, stream_id: int) -> None:
         """The peer has given a request up, or sent what is none: cancel the call."""
         exchange = self.exchanges.pop(stream_id, None)
         self.engine.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
         self.engine.forget(stream_id)
+        self._end_session(stream_id)
+        # Where there are sessions, what has had no head may be a stream of one that lost its first octets.
+        self._given_up += exchange is not None or not self.sessions
+        if self._given_up > _MOST_GIVEN_UP:
+            self.engine.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many requests have been reset")
         if exchange is not None:
             exchange.cancel()
             self.made_progress()
@@ -393,7 +220,8 @@ class H3Connection:
         exchange.close()
         if self.exchanges.get(exchange.id) is exchange:
             del self.exchanges[exchange.id]
-        self.sessions.pop(exchange.id, None)
+            self._given_up = max(0, self._given_up - 1)  # answered
+        self._end_session(exchange.id)
         self.wake()
 
     def lose(self) -> None:
@@ -403,7 +231,8 @@ class H3Connection:
             for exchange in self.exchanges.values():
                 exchange.cancel()
             self.exchanges.clear()
-            self.sessions.clear()
+            for session_id in list(self.sessions):
+                self._end_session(session_id)
             self._answered.set()
             self.made_progress()
 
@@ -444,7 +273,7 @@ class H3Connection:
         for exchange in self.exchanges.values():
             exchange.start_drain()
         self.engine.goaway()
-        self.engine.ping()
+        self.engine.ping(GOAWAY_PING)
         self._calls.start_soon(self._refuse_later)
         self.wake()
 
@@ -453,6 +282,14 @@ class H3Connection:
             await self._answered.wait()
         self._silent = wait.cancelled_caught
         self._refuse_new()
+        while self.exchanges and not self.lost:
+            await self._progress.park()
+        # A client may go without a word, as browsers do whose page was closed.
+        with trio.move_on_after(_GOAWAY_WAIT):
+            while not self.engine.all_sent and not self.lost:
+                await self._progress.park()
+        self._silent = True
+        self.wake()
 
     def _refuse_new(self) -> None:
         if not self._refusing:

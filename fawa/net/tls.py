@@ -57,6 +57,9 @@ class Certificate:
     #: The chain and the key as PEM, for QUIC, whose library takes no context.
     chain: bytes = attrs.field(repr=False)
     key: bytes = attrs.field(repr=False)
+    #: SHA-256 of each certificate that browsers should pin while this one is in use: of a development
+    #: certificate its own and its successor's. None for one that browsers are to check as any other.
+    pins: tuple[bytes, ...] = ()
 
     def warning(self, now: float) -> str | None:
         """Say what clients will hold against it at `now` (Unix seconds), if anything."""
@@ -197,26 +200,21 @@ def development_certificate(folder: Path, now: float, hostname: str) -> Certific
     """Return the development certificate kept in `folder`, made anew when it is used up or unusable.
 
     ECDSA P-256, for localhost, 127.0.0.1, ::1 and `hostname`; `dev-cert.pem` and `dev-key.pem`, for the owner
-    alone. Processes that share the folder take turns. `now` is in Unix seconds. Works on files and computes:
-    call it in a thread.
+    alone. Beside it stands its successor, `dev-next-cert.pem` and `dev-next-key.pem`, which takes its place
+    in time: who knows the hashes of both, its `pins`, connects also after that. Processes that share the
+    folder take turns. `now` is in Unix seconds. Works on files and computes: call it in a thread.
 
     Raises:
         TlsError: the folder cannot be used.
 
     """
-    cert, key = folder / "dev-cert.pem", folder / "dev-key.pem"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            kept = _reusable(cert, key, now, hostname)
-            if kept is not None:
-                return kept
-            chain, secret = _make_development(now, hostname)
-            # The key first: a crash in between leaves a pair that does not match, and so is made anew.
-            _write_private(key, secret)
-            _write_private(cert, chain)
-            return load_certificate(cert, key)
+            current = _keep_current(folder, now, hostname)
+            successor = _keep_successor(folder, current, hostname)
+            return attrs.evolve(current, pins=(current.sha256, successor.sha256))
     except OSError as error:
         raise TlsError(
             f"the development certificate cannot be kept in {folder}: {error.strerror}; "
@@ -224,7 +222,43 @@ def development_certificate(folder: Path, now: float, hostname: str) -> Certific
         ) from error
 
 
-def _reusable(cert: Path, key: Path, now: float, hostname: str) -> Certificate | None:
+def _keep_current(folder: Path, now: float, hostname: str) -> Certificate:
+    """Return the certificate to use: the one in use, else its successor, else a new one."""
+    cert, key = _development_files(folder)
+    if (kept := _usable(cert, key, now, hostname)) is not None:
+        return kept
+    next_cert, next_key = _development_files(folder, "next-")
+    if _usable(next_cert, next_key, now, hostname) is not None:
+        # The key first: a crash in between leaves pairs that do not match, and so are made anew.
+        next_key.replace(key)
+        next_cert.replace(cert)
+        return load_certificate(cert, key)
+    return _create_development(cert, key, now, hostname)
+
+
+def _keep_successor(folder: Path, current: Certificate, hostname: str) -> Certificate:
+    """Return what comes after the certificate in use: valid from when that is to be replaced."""
+    cert, key = _development_files(folder, "next-")
+    turn = current.not_after - DEVELOPMENT_RENEWAL
+    kept = _usable(cert, key, turn, hostname)
+    if kept is not None and kept.not_after > current.not_after:
+        return kept
+    return _create_development(cert, key, turn, hostname)
+
+
+def _development_files(folder: Path, which: str = "") -> tuple[Path, Path]:
+    return folder / f"dev-{which}cert.pem", folder / f"dev-{which}key.pem"
+
+
+def _create_development(cert: Path, key: Path, now: float, hostname: str) -> Certificate:
+    chain, secret = _make_development(now, hostname)
+    _write_private(key, secret)
+    _write_private(cert, chain)
+    return load_certificate(cert, key)
+
+
+def _usable(cert: Path, key: Path, now: float, hostname: str) -> Certificate | None:
+    """Return a development certificate if it can be used at `now`, and for a while."""
     try:
         kept = load_certificate(cert, key)
     except TlsError:

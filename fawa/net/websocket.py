@@ -23,6 +23,7 @@ import trio
 from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, FrameProtocol, Opcode, ParseFailed
 from wsproto.utilities import generate_accept_token
 
+from fawa.net.cors import may_connect
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted
 
 __all__ = [
@@ -113,13 +114,7 @@ def admit(exchange: Exchange, allows: Callable[[str], bool]) -> bool:
     if exchange.version != "2" and not _is_key(exchange.header(b"sec-websocket-key", b"")):
         _refuse(exchange, 400, "sec-websocket-key has to be 16 bytes in base64")
         return False
-    origin = exchange.header(b"origin")
-    if origin is not None and not _may_connect(exchange, origin.decode("latin-1"), allows):
-        _refuse(
-            exchange, 403, f"pages of {origin.decode('latin-1')} may not connect (the setting cors.origins)"
-        )
-        return False
-    return True
+    return may_connect(exchange, allows)
 
 
 def accept(
@@ -175,11 +170,6 @@ def _is_key(key: bytes) -> bool:
         return len(binascii.a2b_base64(key, strict_mode=True)) == 16
     except binascii.Error:
         return False
-
-
-def _may_connect(exchange: Exchange, origin: str, allows: Callable[[str], bool]) -> bool:
-    # By host alone: a proxy that ends TLS changes the scheme.
-    return origin.partition("://")[2] == exchange.authority or allows(origin)
 
 
 def _choose(exchange: Exchange, subprotocols: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Boards for browsers: `/create`, `/join`, `/health`, and the WebSocket `/ws/canva`.
+"""Boards for browsers: `/create`, `/join`, `/health`, the WebSocket `/ws/canva`, and `/webtransport/canva`.
 
 `protocols/whiteboard.md` says what crosses the wire.
 """
@@ -14,13 +14,15 @@ import msgspec
 import trio
 
 from fawa import __version__
+from fawa.net import websocket, webtransport
 from fawa.net.exchange import Exchange, Headers
 from fawa.net.router import Route
-from fawa.net.websocket import METHODS, accept, admit
 from fawa.rooms.room import Room
 from fawa.services.admission import Admission, Refused, Why
 from fawa.services.base import Offer
-from fawa.services.canva_socket import V2, SocketSettings, serve_socket
+from fawa.services.canva_client import V2, SocketSettings
+from fawa.services.canva_session import serve_session
+from fawa.services.canva_socket import limits_of, serve_socket
 
 #: Boards change under their codes, and codes are not for others to see.
 _DO_NOT_KEEP: Final = (b"cache-control", b"no-store")
@@ -59,7 +61,8 @@ class CanvaService:
                 http={
                     "/create": Route(("POST", "GET"), self._create),
                     "/join": Route(("GET", "HEAD"), self._join),
-                    "/ws/canva": Route(METHODS, self._connect),
+                    "/ws/canva": Route(websocket.METHODS, self._connect),
+                    "/webtransport/canva": Route(webtransport.METHODS, self._open_session),
                     "/health": Route(("GET", "HEAD"), self._health),
                 }
             )
@@ -81,13 +84,24 @@ class CanvaService:
 
     async def _connect(self, exchange: Exchange) -> None:
         settings = self.settings
-        if not admit(exchange, settings.allows) or (room := await self._find(exchange)) is None:
+        if not websocket.admit(exchange, settings.allows) or (room := await self._find(exchange)) is None:
             return
-        socket = accept(exchange, allows=settings.allows, subprotocols=(V2,), limits=settings.socket.limits)
+        socket = websocket.accept(
+            exchange, allows=settings.allows, subprotocols=(V2,), limits=limits_of(settings.socket)
+        )
         if socket is not None:
             code = room.code
             # A board that nobody is on may expire while a client is about to say hello.
             await serve_socket(socket, lambda: self.admission.rooms.find(code), settings.socket)
+
+    async def _open_session(self, exchange: Exchange) -> None:
+        settings = self.settings
+        if not webtransport.admit(exchange, settings.allows) or (room := await self._find(exchange)) is None:
+            return
+        session = webtransport.accept(exchange, allows=settings.allows, protocols=(V2,))
+        if session is not None:
+            code = room.code
+            await serve_session(session, lambda: self.admission.rooms.find(code), settings.socket)
 
     async def _health(self, exchange: Exchange) -> None:
         _answer(exchange, {"status": "ok", "version": __version__})

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -33,12 +35,15 @@ _TYPES: Final = {
     ".webmanifest": b"application/manifest+json",
 }
 
-#: No script or style but our files; no inline ones, no other host, no frame, no form, no markup from strings.
+#: No script or style but our files; no inline ones, no other host (but our own for WebTransport, see `Page`),
+#: no frame, no form, no markup from strings.
 _POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     b"require-trusted-types-for 'script'; trusted-types 'none'"
 )
+#: A host that a policy can name; an IPv6 address it cannot.
+_HOST: Final = re.compile(r"([A-Za-z0-9.-]+)(?::[0-9]+)?")
 #: `no-cache` is to ask each time, which costs a 304; after an update nobody mixes old modules with new ones.
 _SAFE: Final = [
     (b"cache-control", b"no-cache"),
@@ -88,7 +93,8 @@ class Asset:
 
     def answer(self, exchange: Exchange, more: Headers) -> None:
         """Answer with the file and `more` headers."""
-        headers = [*_SAFE, *more, (b"etag", b'"%b"' % self.tag.encode())]
+        # Of two with one name the latter.
+        headers = [*dict([*_SAFE, *more]).items(), (b"etag", b'"%b"' % self.tag.encode())]
         if exchange.scheme == "https":
             # Over plain HTTP browsers pass it over, and those on a LAN complain about it.
             headers.append((b"cross-origin-opener-policy", b"same-origin"))
@@ -107,9 +113,11 @@ class Page:
     index: Asset
     #: By path, such as `/web/main.js`.
     assets: dict[str, Asset]
+    #: The port of WebTransport, if there is one.
+    webtransport_port: Callable[[], int | None]
 
     @classmethod
-    def load(cls, folder: Path = _WEB) -> Page:
+    def load(cls, webtransport_port: Callable[[], int | None] = lambda: None, folder: Path = _WEB) -> Page:
         """Read the page's files.
 
         Raises:
@@ -123,7 +131,7 @@ class Page:
             # package.json tells Node, in the tests, that these are modules; browsers do not ask for it.
             if path.is_file() and path.name != "package.json"
         }
-        return cls(assets.pop("/web/index.html"), assets)
+        return cls(assets.pop("/web/index.html"), assets, webtransport_port)
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -135,11 +143,22 @@ class Page:
         """Answer `/`: the page for a browser, a few lines to copy for everybody else."""
         accepted = ", ".join(value.decode("latin-1") for name, value in exchange.headers if name == b"accept")
         if _wants_html(accepted):
-            self.index.answer(exchange, [(b"vary", b"accept")])
+            policy = _policy(exchange.authority or "", self.webtransport_port())
+            self.index.answer(exchange, [(b"vary", b"accept"), (b"content-security-policy", policy)])
             return
         authority = exchange.authority or "127.0.0.1:8080"
         text = _TEXT.format(version=__version__, base=f"{exchange.scheme}://{authority}", authority=authority)
         exchange.respond_text(200, text.rstrip("\n"), [(b"vary", b"accept")])
+
+
+def _policy(authority: str, port: int | None) -> bytes:
+    """Return the policy of a page asked for at this host, which may also connect to this port of it."""
+    host = _HOST.fullmatch(authority)
+    if port is None or host is None:
+        return _POLICY
+    # By a name of this machine the page connects to its IPv4 address, see `transport.js`.
+    name = "127.0.0.1" if host[1].lower() == "localhost" else host[1]
+    return _POLICY.replace(b"connect-src 'self'", b"connect-src 'self' https://%b:%d" % (name.encode(), port))
 
 
 def _wants_html(accept: str) -> bool:

@@ -6,6 +6,8 @@ Between them lies a network in memory that loses, reorders and duplicates datagr
 from __future__ import annotations
 
 import contextlib
+import heapq
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +16,13 @@ from pathlib import Path
 import attrs
 import trio
 from aioquic.h3.connection import H3Connection
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.h3.events import (
+    DatagramReceived,
+    DataReceived,
+    H3Event,
+    HeadersReceived,
+    WebTransportStreamDataReceived,
+)
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
@@ -53,13 +61,15 @@ class Weather:
 class Network:
     """Carries datagrams between addresses."""
 
-    nursery: trio.Nursery
     weather: Weather
     chance: random.Random
     #: Which datagrams pass at all.
     passes: Callable[[bytes, Address], bool] = lambda data, to: True
     sent: int = 0
     _inboxes: dict[Address, trio.MemorySendChannel[Datagram]] = attrs.field(factory=dict)
+    #: What is under way: when it arrives and how many were sent before it, what it is, and where it goes to.
+    _flying: list[tuple[float, int, Datagram, Address]] = attrs.field(factory=list)
+    _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def bind(self, address: Address) -> Mailbox:
         send, receive = trio.open_memory_channel[Datagram](10_000)
@@ -67,21 +77,30 @@ class Network:
         return Mailbox(self, address, receive)
 
     def carry(self, data: bytes, source: Address, to: Address) -> None:
-        self.sent += 1
         if not self.passes(data, to) or self.chance.random() < self.weather.loss:
+            self.sent += 1
             return
         copies = 2 if self.chance.random() < self.weather.duplicate else 1
         for _ in range(copies):
             delay = self.weather.delay
             if self.chance.random() < self.weather.reorder:
                 delay += self.chance.random() * 0.05
-            self.nursery.start_soon(self._deliver, data, source, to, delay)
+            self.sent += 1
+            heapq.heappush(self._flying, (trio.current_time() + delay, self.sent, (data, source), to))
+        if self._flying:
+            self._pause.deadline = min(self._pause.deadline, self._flying[0][0])
 
-    async def _deliver(self, data: bytes, source: Address, to: Address, delay: float) -> None:
-        await trio.sleep(delay)
-        # Where nobody reads it is lost, as datagrams may be.
-        with contextlib.suppress(KeyError, trio.WouldBlock, trio.BrokenResourceError):
-            self._inboxes[to].send_nowait((data, source))
+    async def run(self) -> None:
+        while True:
+            deadline = self._flying[0][0] if self._flying else math.inf
+            with trio.CancelScope(deadline=deadline) as self._pause:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            while self._flying and self._flying[0][0] <= now:
+                _, _, datagram, to = heapq.heappop(self._flying)
+                # Where nobody reads it is lost, as datagrams may be.
+                with contextlib.suppress(KeyError, trio.WouldBlock, trio.BrokenResourceError):
+                    self._inboxes[to].send_nowait(datagram)
 
 
 @attrs.define
@@ -149,6 +168,9 @@ class Client:
     answers: dict[int, Answer] = attrs.field(factory=dict)
     terminated: ConnectionTerminated | None = None
     established: bool = False
+    #: Speaks WebTransport; the datagrams of its sessions.
+    sessions: bool = False
+    datagrams: list[bytes] = attrs.field(factory=list)
     _news: trio.Event = attrs.field(factory=trio.Event)
     _pause: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -180,7 +202,7 @@ class Client:
         match event:
             case HandshakeCompleted():
                 self.established = True
-                self.h3 = H3Connection(self.quic)
+                self.h3 = H3Connection(self.quic, enable_webtransport=self.sessions)
             case StreamReset(stream_id=number, error_code=code):
                 self[number].reset = code
             case StopSendingReceived(stream_id=number, error_code=code):
@@ -200,6 +222,11 @@ class Client:
             case DataReceived(stream_id=number):
                 self[number].body += event.data
                 self[number].ended = event.stream_ended
+            case WebTransportStreamDataReceived(stream_id=number):
+                self[number].body += event.data
+                self[number].ended = event.stream_ended
+            case DatagramReceived():
+                self.datagrams.append(event.data)
 
     def __getitem__(self, number: int) -> Answer:
         return self.answers.setdefault(number, Answer())
@@ -276,7 +303,12 @@ class There:
     _clients: list[Client] = attrs.field(factory=list)
 
     def client(
-        self, *, window: int = 1024 * 1024, stingy: bool = False, version: int | None = None
+        self,
+        *,
+        window: int = 1024 * 1024,
+        stingy: bool = False,
+        version: int | None = None,
+        sessions: bool = False,
     ) -> Client:
         """Return a client that has sent its first packet."""
         address: Address = ("198.51.100.1", 1024 + len(self._clients))
@@ -286,20 +318,23 @@ class There:
             cadata=self.certificates.current.chain,
             max_stream_data=window,
             idle_timeout=300,
+            max_datagram_frame_size=65536 if sessions else None,
         )
         if version is not None:
             configuration.original_version = version
         core = ClientCore(configuration=configuration)
         core.stingy = stingy
-        client = Client(core, self.network.bind(address))
+        client = Client(core, self.network.bind(address), sessions=sessions)
         self._clients.append(client)
         core.connect(SERVER, trio.current_time())
         self.nursery.start_soon(client.run)
         return client
 
-    async def connect(self, *, window: int = 1024 * 1024, stingy: bool = False) -> Client:
+    async def connect(
+        self, *, window: int = 1024 * 1024, stingy: bool = False, sessions: bool = False
+    ) -> Client:
         """Return a client whose handshake is complete."""
-        client = self.client(window=window, stingy=stingy)
+        client = self.client(window=window, stingy=stingy, sessions=sessions)
         await client.until(lambda: client.established)
         return client
 
@@ -345,7 +380,8 @@ async def listening(
         max_connections,
     )
     async with trio.open_nursery() as nursery:
-        network = Network(nursery, weather or Weather(), random.Random(seed))
+        network = Network(weather or Weather(), random.Random(seed))
+        nursery.start_soon(network.run)
         await nursery.start(listener.run, [network.bind(SERVER)])
         yield There(listener, network, certificates, nursery)
         listener.drain(0)

@@ -13,7 +13,8 @@ from aioquic.h3.connection import ErrorCode
 from fawa.net import tls
 from fawa.net.connection import HIGH_WATER, Limits
 from fawa.net.exchange import Disconnected, Exchange
-from tests.net.quic_talk import Client, Weather, certificate, echo, listening
+from fawa.net.udp import Address
+from tests.net.quic_talk import SERVER, Client, Weather, certificate, echo, listening
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +355,59 @@ async def test_streams_leave_nothing_behind(cert: tls.Certificate, autojump_cloc
         assert len(engine.quic._streams_queue) <= 6
 
 
+async def test_a_request_whose_answer_is_unwanted_before_it_comes(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    asked: list[str] = []
+
+    async def handler(exchange: Exchange) -> None:
+        asked.append(exchange.path)
+        exchange.respond_text(200, "answer")
+
+    async with listening(cert, handler) as there:
+        client = await there.connect()
+        assert client.h3 is not None
+        number = client.quic.get_next_available_stream_id()
+        fields = {":method": "GET", ":scheme": "https", ":authority": "fawa.example", ":path": "/unwanted"}
+        head = [(name.encode(), value.encode()) for name, value in fields.items()]
+        client.h3.send_headers(number, head, end_stream=True)
+        client.quic.stop_stream(number, ErrorCode.H3_REQUEST_CANCELLED)  # aioquic sends it before the head
+        client.flush()
+        await client.until(lambda: client[number].reset is not None)
+        assert (await client.ask("/wanted")).status == 200
+        assert asked == ["/wanted"]
+        await trio.sleep(1)
+        [link] = there.listener._links
+        assert number not in link.engine.quic._streams
+        assert number not in link.engine.h3._stream
+
+
+async def test_an_answer_is_whole_although_the_client_breaks_off_a_body_that_is_not_wanted(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.respond_text(200, "x" * 15_000)
+
+    async with listening(cert, handler) as there:
+        client = await there.connect()
+        late: list[int] = []
+
+        def passes(data: bytes, to: Address) -> bool:
+            if to != SERVER and len(data) > 1000:
+                late.append(len(data))
+                return not 3 <= len(late) <= 6
+            return True
+
+        there.network.passes = passes
+        number = client.open()  # its body never ends
+        await client.until(lambda: client[number].stopped is not None)
+        await client.until(lambda: client[number].ended)
+        assert client[number].stopped == ErrorCode.H3_NO_ERROR
+        assert client[number].reset is None
+        assert len(client[number].body) == 15_001
+        assert len(late) > 10
+
+
 async def test_draining_refuses_new_requests_and_finishes_open_ones(
     cert: tls.Certificate, autojump_clock: trio.abc.Clock
 ) -> None:
@@ -401,6 +455,21 @@ async def test_a_dead_client_does_not_hold_up_a_drain(
         there.network.passes = lambda data, to: False
         there.listener.drain(60)
         await trio.sleep(3)
+        assert there.listener.connections == 0
+        client.close()
+
+
+async def test_a_client_that_goes_without_a_word_does_not_hold_up_a_drain(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    async with listening(cert) as there:
+        client = await there.connect()
+        await client.ask()
+        began = trio.current_time()
+        # It answers the PING, and takes nothing that comes after.
+        there.network.passes = lambda data, to: to == SERVER or trio.current_time() == began
+        there.listener.drain(60)
+        await trio.sleep(5)
         assert there.listener.connections == 0
         client.close()
 

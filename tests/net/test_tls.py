@@ -7,6 +7,7 @@ import functools
 import hashlib
 import ipaddress
 import json
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -332,8 +333,9 @@ def test_what_the_development_certificate_is(tmp_path: Path) -> None:
     assert made.not_after - made.not_before == 13 * DAY
     assert made.warning(NOW) is None
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.glob("*.pem"))}
-    assert modes == {"tls": 0o700, "dev-cert.pem": 0o600, "dev-key.pem": 0o600}
-    assert {path.name for path in folder.iterdir()} == {"dev-cert.pem", "dev-key.pem", "lock"}
+    files = {"dev-cert.pem", "dev-key.pem", "dev-next-cert.pem", "dev-next-key.pem"}
+    assert modes == {"tls": 0o700, **dict.fromkeys(files, 0o600)}
+    assert {path.name for path in folder.iterdir()} == {*files, "lock"}
 
 
 @pytest.mark.parametrize("hostname", ["", "localhost", "größe"])
@@ -392,12 +394,67 @@ def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "dev-key.pem.new").exists()
 
 
+def test_the_successor_is_known_before_it_is_used(tmp_path: Path) -> None:
+    first = development_certificate(tmp_path, NOW, "host")
+    own, successor = first.pins
+    assert own == first.sha256
+    # Asking again, as a restart does, changes neither.
+    assert development_certificate(tmp_path, NOW + 5 * DAY, "host").pins == first.pins
+    turn = first.not_after - 2 * DAY
+    second = development_certificate(tmp_path, turn, "host")
+    assert second.sha256 == successor == second.pins[0]
+    assert second.pins[1] not in first.pins
+    assert second.warning(turn) is None
+    assert second.not_after - second.not_before == 13 * DAY
+    assert development_certificate(tmp_path, turn + DAY, "host").pins == second.pins
+
+
+def test_a_successor_takes_over_late(tmp_path: Path) -> None:
+    first = development_certificate(tmp_path, NOW, "host")
+    # A machine that was off until both but the successor had expired, then until that had too.
+    late = development_certificate(tmp_path, first.not_after + DAY, "host")
+    assert late.sha256 == first.pins[1]
+    later = development_certificate(tmp_path, late.not_after + 30 * DAY, "host")
+    assert not {*later.pins} & {*late.pins}
+    assert later.warning(late.not_after + 30 * DAY) is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "dev-next-cert.pem").write_text("not a certificate"),
+        lambda folder: (folder / "dev-next-key.pem").unlink(),
+        lambda folder: shutil.copy(folder / "dev-key.pem", folder / "dev-next-key.pem"),
+    ],
+)
+def test_a_spoilt_successor_is_made_anew(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    first = development_certificate(tmp_path, NOW, "host")
+    spoil(tmp_path)
+    again = development_certificate(tmp_path, NOW, "host")
+    assert again.sha256 == first.sha256
+    assert again.pins[1] not in first.pins
+    assert development_certificate(tmp_path, NOW, "host").pins == again.pins
+
+
+def test_a_crash_in_the_middle_of_the_turn(tmp_path: Path) -> None:
+    first = development_certificate(tmp_path, NOW, "host")
+    (tmp_path / "dev-next-key.pem").replace(tmp_path / "dev-key.pem")
+    turn = first.not_after - 2 * DAY
+    second = development_certificate(tmp_path, turn, "host")
+    assert second.warning(turn) is None
+    assert development_certificate(tmp_path, turn, "host").pins == second.pins
+
+
+def test_a_certificate_of_somebody_else_is_not_pinned(tmp_path: Path) -> None:
+    assert load_certificate(*write_pair(tmp_path)).pins == ()
+
+
 async def test_those_who_ask_at_once_get_the_same(tmp_path: Path) -> None:
     hashes_seen = set()
 
     async def ask() -> None:
         certificate = await trio.to_thread.run_sync(development_certificate, tmp_path, NOW, "host")
-        hashes_seen.add(certificate.sha256)
+        hashes_seen.add(certificate.pins)
 
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -477,6 +534,7 @@ async def test_rotation_before_expiry(rotation: Rotation, mock_clock: trio.testi
     await rotation.advance(2)
     await rotation.until(lambda: rotation.source.current is not first)
     second = rotation.source.current
+    assert second.sha256 == first.pins[1]
     assert second.not_after - first.not_after == pytest.approx(delay, abs=2)
     assert rotation.events() == ["development certificate renewed"]
     async with connected(rotation.source.context) as pair:

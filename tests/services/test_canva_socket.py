@@ -15,7 +15,7 @@ from fawa.board.board import BoardLimits
 from fawa.board.commands import ReadOnly
 from fawa.rooms.rooms import RoomsSettings
 from fawa.services.canva import CanvaSettings
-from fawa.services.canva_socket import SocketSettings
+from fawa.services.canva_client import SocketSettings
 from fawa.services.ratelimit import Rate
 from tests.net.sockets_talk import BINARY, BOTH, TEXT, Connect, closing, masked, over_http1
 from tests.net.talk import examples

@@ -27,8 +27,13 @@ LINE = [(200.0, 300.0), (600.0, 300.0)]
 CURVE = [(200.0, 500.0), (300.0, 700.0), (420.0, 480.0), (560.0, 730.0), (700.0, 500.0)]
 
 
+#: The network that goes down here carries TCP.
+WITHOUT_WEBTRANSPORT = "delete globalThis.WebTransport"
+
+
 @pytest.fixture
-def line(daemon: Daemon) -> Iterator[Network]:
+def line(daemon: Daemon, browser: Browser) -> Iterator[Network]:
+    browser.context.add_init_script(WITHOUT_WEBTRANSPORT)
     with network(daemon.plain) as made:
         yield made
 
@@ -132,6 +137,7 @@ def test_a_reload_while_offline_loses_nothing(browser: Browser, daemon: Daemon, 
 def test_a_server_that_is_restarted(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with browsing(tmp_path / "profile") as browser:
+        browser.context.add_init_script(WITHOUT_WEBTRANSPORT)
         ada = browser.page()
         with running(data) as daemon, network(daemon.plain) as line:
             create(ada, f"http://{line.address}")

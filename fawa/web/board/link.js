@@ -1,8 +1,9 @@
 // Runs a session: performs its actions, tells it what happens, and keeps its time.
 
 import { recall, remember } from "./identity.js";
+import { Reach } from "./reach.js";
 import { Session } from "./session.js";
-import { knock, openWebSocket } from "./transport.js";
+import { knock } from "./transport.js";
 
 const PUMP_INTERVAL = 100;
 
@@ -23,6 +24,7 @@ export class Link {
     this._timer = 0;
     this._pump = 0;
     this._knocking = null;
+    this._reach = new Reach();
     this._listeners = new AbortController();
   }
 
@@ -43,7 +45,14 @@ export class Link {
     const { signal } = this._listeners;
     // What browsers say about the network is a hint: a server on this machine is there without one.
     window.addEventListener("offline", () => this._run((now) => this.session.probe(now)), { signal });
-    window.addEventListener("online", () => this._run((now) => this.session.probe(now)), { signal });
+    window.addEventListener(
+      "online",
+      () => {
+        this._reach.forget();
+        this._run((now) => this.session.probe(now));
+      },
+      { signal },
+    );
     window.addEventListener("pagehide", () => this._save(true), { signal });
     document.addEventListener(
       "visibilitychange",
@@ -144,14 +153,18 @@ export class Link {
       this._run((now) => this.session.closed(code, now, retryAfter));
       return;
     }
-    this.connection = openWebSocket(this.code, {
-      opened: () => this._run((now) => this.session.opened(now)),
+    const on = {
+      opened: (connection) => {
+        this.connection = connection;
+        this._run((now) => this.session.opened(now));
+      },
       received: (text) => this._run((now) => this.session.received(text, now)),
       closed: (code) => {
         this.connection = null;
         this._run((now) => this.session.closed(code, now));
       },
-    });
+    };
+    await this._reach.open(this.code, on, knocking.signal);
   }
 
   _hangUp() {
