@@ -14,8 +14,8 @@ service that does not honour the condition. Keys are 80 random bits, so nobody d
 that breaks off goes on where it was. Of an object that is deleted meanwhile, a reader gets what the service
 has begun to send.
 
-**Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part
-that is being gathered; the caller waits meanwhile. All uploads together have at most 16 parts on their way,
+**Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part of
+8 MiB that is being gathered (beyond 8 GiB, 40: parts of 16 MiB); the caller waits meanwhile. All uploads together have at most 16 parts on their way,
 and each the one being gathered.
 
 **Left behind.** An upload aborts its multipart upload when it ends without a commit. What a process that was

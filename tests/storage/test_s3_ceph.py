@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from fawa.storage.base import AlreadyExists, ContentStore, StorageError
+from fawa.storage.base import AlreadyExists, ContentStore, Damaged, StorageError
 from fawa.storage.s3 import S3Settings, content_store
 from fawa.storage.s3_client import connect
 from fawa.storage.sigv4 import Credentials
@@ -23,6 +23,7 @@ from tests.storage.contract import (
     ContentStoreContract,
     fetch_content,
     list_keys,
+    read_content,
     store_content,
     write_in_pieces,
 )
@@ -94,6 +95,16 @@ async def test_uploads_in_parts_under_one_key_do_not_overwrite(place: S3Settings
                 await early.commit()
         assert await fetch_content(store, KEY) == LONG
         assert await uploads_under_way(place) == 0
+
+
+async def test_content_that_is_replaced_is_not_mixed(place: S3Settings) -> None:
+    async with content_store(place) as store:
+        await store_content(store, KEY, b"first")
+        async with store.open(KEY) as content:
+            await store.delete(KEY)
+            await store_content(store, KEY, b"other")
+            with pytest.raises(Damaged, match="was replaced while it was read"):
+                await read_content(content)
 
 
 async def test_listings_of_many_pages(place: S3Settings, monkeypatch: pytest.MonkeyPatch) -> None:
