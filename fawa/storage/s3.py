@@ -15,8 +15,8 @@ that breaks off goes on where it was. Of an object that is deleted meanwhile, a 
 has begun to send.
 
 **Memory.** At most 32 MiB an upload, with the usual size of parts: up to 24 MiB on their way, and the part of
-8 MiB that is being gathered (beyond 8 GiB, 40: parts of 16 MiB); the caller waits meanwhile. All uploads together have at most 16 parts on their way,
-and each the one being gathered.
+8 MiB that is being gathered (beyond 8 GiB, 40: parts of 16 MiB); the caller waits meanwhile. All uploads
+together have at most 16 parts on their way, and each the one being gathered.
 
 **Left behind.** An upload aborts its multipart upload when it ends without a commit. What a process that was
 killed has left is aborted by `sweep_uncommitted` and once an hour, when no part has come for `abort_after`
