@@ -261,8 +261,9 @@ class S3Settings:
     prefix: str = setting(
         Text(r"([A-Za-z0-9_-]+/)+", "names of A-Z, a-z, 0-9, _ and -, each with a / after it"),
         "fawa/",
-        "What the names of our objects begin with. Everything below it belongs to one fawad alone, which "
-        "removes what it does not know: two of them on one bucket need two prefixes.",
+        "What the names of our objects begin with. Everything below it belongs to one fawad alone, or to all "
+        "that share their records; what they do not know is removed. Two on one bucket need two prefixes. "
+        "On a prefix that is another's, fawad does not start.",
     )
     public_endpoint: str = setting(
         WebAddress(),

@@ -319,12 +319,13 @@ class FileService:
         """Serve until cancelled.
 
         Raises:
-            StorageError: a store cannot be opened or repaired.
+            StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
         # Reads the system's list of media types, once.
         await trio.to_thread.run_sync(mimetypes.init)
         async with self.open_content() as content, self.open_metadata() as metadata:
+            await content.claim(await metadata.identity())
             repaired = await repair(content, metadata, self.clock())
             if repaired.total:
                 _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))

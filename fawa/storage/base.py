@@ -92,6 +92,12 @@ class FileRecord:
 class MetadataStore(Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
+    async def identity(self) -> str:
+        """Return what tells these records from all others, up to 64 characters of A-Z, a-z, 0-9, `_` and `-`.
+
+        It is drawn when there is none yet, and the same for every process that shares the records.
+        """
+
     async def add(self, record: FileRecord) -> None:
         """Store a new record.
 
@@ -175,6 +181,14 @@ class Content(Protocol):
 
 class ContentStore(Protocol):
     """Content by key."""
+
+    async def claim(self, owner: str) -> None:
+        """Note, durably, that the content goes with the records whose identity is `owner`.
+
+        Raises:
+            StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.
+
+        """
 
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
         """Begin an upload; leaving the context without `commit` leaves nothing behind.

@@ -283,6 +283,9 @@ class FilesystemStore:
         """Make the folders where they are missing, and see that they can be used."""
         await self._threads.run("keep files", _prepare, self._threads.folder)
 
+    async def claim(self, owner: str) -> None:
+        """Do nothing: the folder is part of a data folder, as the records are."""
+
     def _path(self, key: str) -> Path:
         return self._content / check_key(key)[:2] / key
 

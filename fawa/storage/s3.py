@@ -1,6 +1,7 @@
 """Content in an S3 bucket: one object a key, under a prefix of our own.
 
-    <prefix><key>    committed content; its metadata `fawa-upload` names the upload that made it
+    <prefix><key>      committed content; its metadata `fawa-upload` names the upload that made it
+    <prefix>.owner     the identity of the records that the content goes with
 
 A small file is put at once, a larger one as a multipart upload: parts leave while further ones come in, and
 the object appears, whole, when the upload is completed. Nothing is visible before.
@@ -9,6 +10,10 @@ the object appears, whole, when the upload is completed. Nothing is visible befo
 upload; others only for one or for none. So a commit also looks first, and commits of one process under one
 key follow one another. What remains: two *processes* that commit under one key within the same moment, on a
 service that does not honour the condition. Keys are 80 random bits, so nobody does.
+
+**Owner.** Content without a record is removed when a daemon starts, so all below a prefix goes with one set
+of records. Whoever comes first writes their identity there, if nothing else is below the prefix; whoever
+comes with other records does not start.
 
 **Reading.** An open object is asked for with `If-Match`, so that a reader never gets parts of two. A read
 that breaks off goes on where it was. Of an object that is deleted meanwhile, a reader gets what the service
@@ -47,6 +52,9 @@ RESUMES: Final = 3
 
 #: Entries of a listing that come at once; services give no more.
 PAGE: Final = 1000
+
+#: What says whose the content is; no key has a dot.
+OWNER: Final = ".owner"
 
 #: Seconds between two sweeps.
 SWEEP_INTERVAL: Final = 3600.0
@@ -156,6 +164,49 @@ class S3Store:
             # Another process may have made it meanwhile.
             with suppress(AlreadyExists):
                 await self._client.request("make the bucket and keep files", "PUT", body=body)
+
+    async def claim(self, owner: str) -> None:
+        """Write down whose the prefix is, if nobody has; see `base.ContentStore.claim`."""
+        found = await self._owner()
+        if found is None:
+            await self._check_empty()
+            # Where the condition is not honoured, of two that come at once the later one is the owner.
+            with suppress(AlreadyExists):
+                await self._client.request(
+                    "say whose the files are",
+                    "PUT",
+                    OWNER,
+                    headers={"content-type": "text/plain", "if-none-match": "*"},
+                    body=owner.encode(),
+                )
+            found = await self._owner()
+        if found != owner:
+            raise StorageError(
+                f"{self._below} is the content of other records ({found}) than ours ({owner}), and of two "
+                "fawads each would remove the other's files. Set another s3.prefix, or let both keep their "
+                "records in one Redis; if the other records are gone for good, remove what is there."
+            )
+
+    async def _owner(self) -> str | None:
+        try:
+            answer = await self._client.request("see whose the files are", "GET", OWNER)
+        except NotFound:
+            return None
+        return answer.body[:64].decode(errors="replace")
+
+    async def _check_empty(self) -> None:
+        query = {"list-type": "2", "max-keys": "1", "prefix": self._settings.prefix}
+        answer = await self._client.request("list content", "GET", query=query)
+        if name := answer.xml().findtext("Contents/Key"):
+            raise StorageError(
+                f"{self._below} are objects that no fawad has put there, such as {name}, and it would remove "
+                "what it does not know. Set another s3.prefix, or remove them."
+            )
+
+    @property
+    def _below(self) -> str:
+        where = self._settings
+        return f"below {where.prefix} in the bucket {where.bucket} at {where.endpoint}"
 
     @asynccontextmanager
     async def create(self, key: str) -> AsyncIterator[S3Upload]:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 
-from tests.daemon import PATIENCE, Daemon, running
+from tests.daemon import PATIENCE, Daemon, DaemonError, running
 from tests.interop import expect
 from tests.interop.grpcio_channel import Conversation, channel_to
 from tests.interop.kept import eventually
@@ -46,9 +46,9 @@ def stub(daemon: Daemon, file_grpc: Any) -> Iterator[Any]:
 
 
 def in_bucket(folder: Path) -> list[bytes]:
-    return [
-        path.read_bytes() for path in sorted((folder / "buckets" / "fawa-files").rglob("*")) if path.is_file()
-    ]
+    """Return what is in the bucket, but for what says whose it is."""
+    files = sorted((folder / "buckets" / "fawa-files").rglob("*"))
+    return [path.read_bytes() for path in files if path.is_file() and path.name != ".owner"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 20 * MIB + 17])
@@ -125,6 +125,19 @@ def test_the_service_is_away_at_the_start(server: S3Server, tmp_path: Path) -> N
     command_fails = pytest.raises(AssertionError, match="cannot keep files in the bucket fawa-files")
     with command_fails, running(tmp_path / "data", *flags(server), "--restart-max-crashes", "0"):
         pass
+
+
+def test_two_daemons_with_records_of_their_own_on_one_prefix(
+    daemon: Daemon, server: S3Server, stub: Any, file: Any, tmp_path: Path
+) -> None:
+    data = expect.content(100_000)
+    key = stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE).randomkey
+    refused = pytest.raises(DaemonError, match="'file' cannot start: below fawa/ .* Set another s3.prefix")
+    with refused, running(tmp_path / "other", *flags(server)):
+        pass
+    with running(tmp_path / "other", *flags(server, "--s3-prefix", "fawa-2/")):
+        pass
+    assert download(stub, file, key) == ("a.bin", data)
 
 
 def test_a_link_to_the_service_through_a_proxy_with_a_path(file: Any, file_grpc: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -13,7 +14,7 @@ import pytest
 import trio
 
 from fawa.storage.base import AlreadyExists, ContentStore, Damaged, StorageError
-from fawa.storage.s3 import S3Settings, content_store
+from fawa.storage.s3 import S3Settings, S3Store, content_store
 from fawa.storage.s3_client import connect
 from fawa.storage.sigv4 import Credentials
 from tests.s3_server import S3Server, new_bucket, nginx
@@ -105,6 +106,22 @@ async def test_content_that_is_replaced_is_not_mixed(place: S3Settings) -> None:
             await store_content(store, KEY, b"other")
             with pytest.raises(Damaged, match="was replaced while it was read"):
                 await read_content(content)
+
+
+async def test_of_many_that_claim_the_content_at_once_one_gets_it(place: S3Settings) -> None:
+    won: list[str] = []
+
+    async def claim(store: S3Store, owner: str) -> None:
+        with suppress(StorageError):
+            await store.claim(owner)
+            won.append(owner)
+
+    async with content_store(place) as store:
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(claim, store, f"owner-{number}")
+        assert len(won) == 1
+        await store.claim(won[0])
 
 
 async def test_listings_of_many_pages(place: S3Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ class WrappedMetadata:
         self._inner = inner
         self._step = step
 
+    async def identity(self) -> str:
+        return await self._inner.identity()
+
     async def add(self, record: FileRecord) -> None:
         self._step()
         await self._inner.add(record)
