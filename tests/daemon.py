@@ -53,6 +53,11 @@ class Daemon:
         return str(self._ready["listen_tls"])
 
     @property
+    def admin(self) -> str:
+        """`127.0.0.1:PORT` of the admin listener."""
+        return str(self.wait_for_event(lambda entry: entry.get("event") == "admin")["listen"])
+
+    @property
     def certificate(self) -> Path:
         """The development certificate, which clients trust as a root."""
         return self.data_dir / "tls" / "dev-cert.pem"

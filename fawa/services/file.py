@@ -44,6 +44,7 @@ from fawa.storage.base import (
     NotFound,
     OutOfSpace,
     StorageError,
+    Unreachable,
     Upload,
     is_key,
 )
@@ -258,6 +259,10 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
+    except Unreachable as error:
+        _log.error("file storage failed", error=str(error))
+        text = f"{error.backend}, where the files are, is out of reach at the moment: try again later"
+        raise GRPCError(Status.UNAVAILABLE, text) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
@@ -315,10 +320,21 @@ class FileService:
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
 
+    def _offer(self, content: ContentStore, metadata: MetadataStore, **more: Any) -> Offer:
+        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
+        links = Links(content, metadata, self.secret, self.clock)
+        return Offer(rpc=(rpc,), http=links.routes, **more)
+
+    def outline(self) -> Offer:
+        """Return what it will serve once the stores are open; until then nothing asks for them."""
+        not_yet: Any = None
+        return self._offer(not_yet, not_yet)
+
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
         """Serve until cancelled.
 
         Raises:
+            Unreachable: a store is away.
             StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
@@ -329,9 +345,7 @@ class FileService:
             repaired = await repair(content, metadata, self.clock())
             if repaired.total:
                 _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
-            rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
-            links = Links(content, metadata, self.secret, self.clock)
-            task_status.started(Offer(rpc=(rpc,), http=links.routes))
+            task_status.started(self._offer(content, metadata, checks=content.checks))
             while True:
                 await trio.sleep(self.settings.sweep_interval)
                 try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Final, Protocol
 
@@ -28,6 +28,15 @@ class StorageError(Exception):
 
     The text is for the operator: it may name paths and hosts, so it is logged and not sent to clients.
     """
+
+
+class Unreachable(StorageError):  # noqa: N818 - said as it is
+    """The backend is away or overloaded, and may be back by itself."""
+
+    def __init__(self, text: str, backend: str) -> None:
+        super().__init__(text)
+        #: What clients may be told that it is, such as `S3`.
+        self.backend = backend
 
 
 class NotFound(StorageError):  # noqa: N818 - the field's word for it
@@ -181,6 +190,10 @@ class Content(Protocol):
 
 class ContentStore(Protocol):
     """Content by key."""
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
 
     async def claim(self, owner: str) -> None:
         """Note, durably, that the content goes with the records whose identity is `owner`.

@@ -18,7 +18,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar, TypeVarTuple
@@ -282,6 +282,11 @@ class FilesystemStore:
     async def prepare(self) -> None:
         """Make the folders where they are missing, and see that they can be used."""
         await self._threads.run("keep files", _prepare, self._threads.folder)
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Nothing but the folder that is opened."""
+        return {}
 
     async def claim(self, owner: str) -> None:
         """Do nothing: the folder is part of a data folder, as the records are."""

@@ -30,7 +30,7 @@ seconds by the service's own clock: other processes' uploads live as long as the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -164,6 +164,14 @@ class S3Store:
             # Another process may have made it meanwhile.
             with suppress(AlreadyExists):
                 await self._client.request("make the bucket and keep files", "PUT", body=body)
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Ask for the bucket."""
+        return {"s3": self._check}
+
+    async def _check(self) -> None:
+        await self._client.request("use files", "HEAD", tries=1)
 
     async def claim(self, owner: str) -> None:
         """Write down whose the prefix is, if nobody has; see `base.ContentStore.claim`."""
@@ -336,7 +344,8 @@ async def content_store(settings: S3Settings) -> AsyncIterator[S3Store]:
     """Open the bucket, made when it is not there; close every connection when the context ends.
 
     Raises:
-        StorageError: it cannot be reached, made or used.
+        Unreachable: the service is away.
+        StorageError: the bucket cannot be made or used.
 
     """
     failure: Exception | None = None

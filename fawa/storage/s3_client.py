@@ -25,7 +25,7 @@ import attrs
 import httpcore
 import trio
 
-from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError, Unreachable
 from fawa.storage.sigv4 import MAX_LINK_TTL, UNSIGNED, Credentials, encode_query, sign_link, sign_request
 
 #: Tries of one request, and seconds before the second; each further wait is twice as long, with jitter.
@@ -33,7 +33,7 @@ TRIES: Final = 4
 BACKOFF: Final = 0.1
 
 #: Seconds for a connection, for each read and write, and for a free place among the connections.
-_TIMEOUT: Final = {"connect": 5.0, "read": 60.0, "write": 60.0, "pool": 30.0}
+_TIMEOUT: Final = {"connect": 2.5, "read": 60.0, "write": 60.0, "pool": 30.0}
 
 #: Connections at once; a download holds one while it lasts.
 CONNECTIONS: Final = 512
@@ -206,17 +206,19 @@ class S3Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes | bytearray = b"",
+        tries: int = TRIES,
     ) -> Answer:
         """Send a request, again when it may help, and return the answer.
 
         `doing` completes "cannot …" in the error's text.
 
         Raises:
-            NotFound, AlreadyExists, OutOfSpace, StorageError: it was refused, or the service is away.
+            Unreachable: the service is away, or busy all the time.
+            NotFound, AlreadyExists, OutOfSpace, StorageError: it was refused.
 
         """
         payload = await _hash(body) if self._signs_bodies else UNSIGNED
-        for attempt in range(TRIES):
+        for left in reversed(range(tries)):
             try:
                 async with self._send(method, key, query, headers, body, payload) as response:
                     content = await _read_bounded(response)
@@ -224,7 +226,7 @@ class S3Client:
                     self._check(doing, answer)
                     return answer
             except _Busy as busy:
-                await self._back_off(doing, attempt, busy)
+                await self._back_off(doing, left, busy)
         raise AssertionError("the last try raises or returns")
 
     @asynccontextmanager
@@ -232,11 +234,12 @@ class S3Client:
         """Send a GET and give its body as it comes. A body that breaks off raises `BrokenOff`.
 
         Raises:
-            NotFound, StorageError: it was refused, or the service is away.
+            Unreachable: the service is away, or busy all the time.
+            NotFound, StorageError: it was refused.
 
         """
         payload = await _hash(b"") if self._signs_bodies else UNSIGNED
-        for attempt in range(TRIES):
+        for left in reversed(range(TRIES)):
             started = False
             try:
                 async with self._send("GET", key, None, headers, b"", payload) as response:
@@ -250,7 +253,7 @@ class S3Client:
             except _Busy as busy:
                 if started:
                     raise BrokenOff(self.explain(doing, str(busy))) from busy
-                await self._back_off(doing, attempt, busy)
+                await self._back_off(doing, left, busy)
 
     def explain(
         self, doing: str, reason: str, advice: str = "Check that the service runs and try again"
@@ -296,10 +299,16 @@ class S3Client:
         except _BROKEN as error:
             raise _Busy(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
-    async def _back_off(self, doing: str, attempt: int, busy: _Busy) -> None:
-        if attempt == TRIES - 1:
-            raise StorageError(self.explain(doing, str(busy))) from busy
-        await trio.sleep(BACKOFF * 2**attempt * (0.5 + random.random()))  # noqa: S311 - jitter
+    async def _back_off(self, doing: str, left: int, busy: _Busy) -> None:
+        """Wait before the next of the `left` tries.
+
+        Raises:
+            Unreachable: there is none left.
+
+        """
+        if not left:
+            raise Unreachable(self.explain(doing, str(busy)), "S3") from busy
+        await trio.sleep(BACKOFF * 2 ** (TRIES - 1 - left) * (0.5 + random.random()))  # noqa: S311 - jitter
 
     def _check(self, doing: str, answer: Answer) -> None:
         """Raise what an answer that is an error means; some errors come with status 200."""

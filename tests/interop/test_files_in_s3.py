@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -98,7 +101,9 @@ def test_the_service_is_killed_in_mid_upload_and_comes_back(
     with pytest.raises(grpc.RpcError) as refused:
         sending.result()
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert refused.value.details() == "file storage fails at the moment, try again later"
+    assert refused.value.details() == (
+        "S3, where the files are, is out of reach at the moment: try again later"
+    )
     told = daemon.wait_for_event(lambda entry: entry.get("event") == "file storage failed")
     assert "in the bucket fawa-files at http://127.0.0.1:" in told["error"]
     assert "Check that the service runs" in told["error"]
@@ -120,11 +125,49 @@ def test_what_expires_goes(server: S3Server, file: Any, file_grpc: Any, tmp_path
         eventually(lambda: in_bucket(tmp_path) == [], "the file is removed")
 
 
-def test_the_service_is_away_at_the_start(server: S3Server, tmp_path: Path) -> None:
+def readiness(daemon: Daemon) -> tuple[int, dict[str, str]]:
+    """Return the status of `/readyz` and what it says of each part."""
+    connection = http.client.HTTPConnection(daemon.admin, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["checks"]
+
+
+def test_the_service_is_away_at_the_start_and_comes(
+    server: S3Server, file: Any, file_grpc: Any, tmp_path: Path
+) -> None:
+    data = expect.content(100_000)
     server.kill()
-    command_fails = pytest.raises(AssertionError, match="cannot keep files in the bucket fawa-files")
-    with command_fails, running(tmp_path / "data", *flags(server), "--restart-max-crashes", "0"):
-        pass
+    with (
+        running(tmp_path / "data", *flags(server, "--restart-max-crashes", "0")) as daemon,
+        channel_to(Target(daemon.plain, None)) as channel,
+    ):
+        stub = file_grpc.FileServiceStub(channel)
+        status, checks = readiness(daemon)
+        assert status == 503
+        assert "waits for S3: cannot keep files in the bucket fawa-files at http://127" in checks["file"]
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert refused.value.details() == "service 'file' waits for S3, which is out of reach: try later"
+        link = pytest.raises(urllib.error.HTTPError, match="503")
+        with link as answered:
+            urllib.request.urlopen(f"http://{daemon.plain}/files/key/a.bin", timeout=PATIENCE)
+        answered.value.close()
+
+        server.start()
+        eventually(lambda: readiness(daemon)[0] == 200, "it is ready")
+        key = stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE).randomkey
+        assert download(stub, file, key) == ("a.bin", data)
+
+        server.kill()
+        status, checks = readiness(daemon)
+        assert (status, checks["file"]) == (503, "ok")
+        assert "cannot use files in the bucket fawa-files at http://127" in checks["s3"]
+        assert "Check that the service runs" in checks["s3"]
+        server.start()
+        eventually(lambda: readiness(daemon)[0] == 200, "it is ready again")
 
 
 def test_two_daemons_with_records_of_their_own_on_one_prefix(
@@ -132,7 +175,7 @@ def test_two_daemons_with_records_of_their_own_on_one_prefix(
 ) -> None:
     data = expect.content(100_000)
     key = stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE).randomkey
-    refused = pytest.raises(DaemonError, match="'file' cannot start: below fawa/ .* Set another s3.prefix")
+    refused = pytest.raises(DaemonError, match=r"'file' cannot start: below fawa/ .*Set another s3\.prefix")
     with refused, running(tmp_path / "other", *flags(server)):
         pass
     with running(tmp_path / "other", *flags(server, "--s3-prefix", "fawa-2/")):
