@@ -48,7 +48,7 @@ from fawa.storage.base import (
     Upload,
     is_key,
 )
-from fawa.storage.lifecycle import expire, find, open_file, publish, repair
+from fawa.storage.lifecycle import expire, open_file, publish, repair
 
 #: Bytes of randomness in a key: 80 bits, 16 characters of a-z and 2-7.
 _KEY_BYTES: Final = 10
@@ -138,7 +138,9 @@ class FileRpc(FileServiceBase):
         settings = self.settings()
         now = self.clock()
         with _status_of_storage_errors():
-            record = await find(self.metadata, key, now)
+            # No link to content that is not there.
+            async with open_file(self.content, self.metadata, key, now) as (record, _):
+                pass
         expires = math.ceil(min(now + settings.link_ttl, record.expires))
         url = self._direct_link(record, now, expires)
         if url is None:
@@ -345,6 +347,13 @@ class FileService:
             repaired = await repair(content, metadata, self.clock())
             if repaired.total:
                 _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+            if repaired.elsewhere:
+                _log.warning(
+                    "files are not served whose content is not here, and forgotten once they expire",
+                    count=repaired.elsewhere,
+                    advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
+                    "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
+                )
             task_status.started(self._offer(content, metadata, checks=content.checks))
             while True:
                 await trio.sleep(self.settings.sweep_interval)

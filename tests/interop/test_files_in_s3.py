@@ -170,6 +170,33 @@ def test_the_service_is_away_at_the_start_and_comes(
         eventually(lambda: readiness(daemon)[0] == 200, "it is ready again")
 
 
+def test_from_a_folder_to_s3_and_back(server: S3Server, file: Any, file_grpc: Any, tmp_path: Path) -> None:
+    """What was sent before is said not to be there, and is served again when the folder is."""
+    data = expect.content(100_000)
+    with running(tmp_path / "data") as daemon, channel_to(Target(daemon.plain, None)) as channel:
+        stub = file_grpc.FileServiceStub(channel)
+        key = stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE).randomkey
+    with (
+        running(tmp_path / "data", *flags(server)) as daemon,
+        channel_to(Target(daemon.plain, None)) as channel,
+    ):
+        told = daemon.wait_for_event(lambda entry: "whose content is not here" in entry.get("event", ""))
+        assert (told["level"], told["count"]) == ("warning", 1)
+        stub = file_grpc.FileServiceStub(channel)
+        asks = (
+            lambda: list(stub.ReceiveFile(file.ReceiveFileRequest(randomkey=key), timeout=PATIENCE)),
+            lambda: stub.GetDownloadURL(file.GetDownloadURLRequest(randomkey=key), timeout=PATIENCE),
+        )
+        for ask in asks:
+            with pytest.raises(grpc.RpcError) as refused:
+                ask()
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        other = stub.SendFile(upload(file, "b.bin", data), timeout=PATIENCE).randomkey
+        assert download(stub, file, other) == ("b.bin", data)
+    with running(tmp_path / "data") as daemon, channel_to(Target(daemon.plain, None)) as channel:
+        assert download(file_grpc.FileServiceStub(channel), file, key) == ("a.bin", data)
+
+
 def test_two_daemons_with_records_of_their_own_on_one_prefix(
     daemon: Daemon, server: S3Server, stub: Any, file: Any, tmp_path: Path
 ) -> None:
