@@ -19,7 +19,7 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
-from fawa.storage import boards, filesystem, sqlite
+from fawa.storage import boards, filesystem, sqlite, uploads
 from fawa.storage.base import ContentStore
 from fawa.storage.secret import load_or_create_secret
 
@@ -48,6 +48,9 @@ async def make_services(settings: Settings) -> list[Service]:
                     open_content=_content_opener(settings),
                     open_metadata=functools.partial(
                         sqlite.metadata_store, settings.data_dir / "files.sqlite3"
+                    ),
+                    open_uploads=functools.partial(
+                        uploads.upload_store, settings.data_dir / "uploads.sqlite3"
                     ),
                     secret=await _link_secret(settings),
                     settings=_file_settings(settings),
@@ -108,6 +111,7 @@ def _file_settings(settings: Settings) -> FileSettings:
     """Return what is set of the file service."""
     return FileSettings(
         ttl=settings.file.ttl,
+        upload_ttl=settings.file.upload_ttl,
         link_ttl=settings.file.link_ttl,
         sweep_interval=settings.file.sweep_interval,
         progress_timeout=settings.file.progress_timeout,

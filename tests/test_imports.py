@@ -134,7 +134,7 @@ ROOMS = {
 #: Services and backends; other modules know only the interfaces that these fulfil.
 CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
-    "fawa.storage.filesystem fawa.storage.s3 fawa.storage.sqlite fawa.storage.boards"
+    "fawa.storage.filesystem fawa.storage.s3 fawa.storage.sqlite fawa.storage.boards fawa.storage.uploads"
 )
 #: The only module that names those.
 TOP = names("fawa.wiring")

@@ -18,10 +18,11 @@ from grpclib.exceptions import GRPCError
 
 from fawa.client.channel import Channel, connect
 from fawa.client.dial import Trust, parse_server
-from fawa.client.files import Download, get_link, send_file
+from fawa.client.files import Download, get_link
 from fawa.client.method import rpc
 from fawa.client.part import TransferError
 from fawa.client.text import complain, one_line, tell, tell_json
+from fawa.client.upload import Source, Upload
 from fawa.proto.greet.v1.greet_grpc import GreetServiceBase
 from fawa.proto.greet.v1.greet_pb2 import (
     GreetBidiStreamRequest,
@@ -167,7 +168,7 @@ async def _send(options: argparse.Namespace) -> None:
             name = options.name or Path(file).name
             source, size = await _open_source(file)
             with source, meter() as progress:
-                answer = await send_file(channel, source, name, size, progress)
+                answer = await Upload(channel, Source(source, name, size), progress).run()
             url = ""
             try:
                 url = (await get_link(channel, answer.randomkey)).url

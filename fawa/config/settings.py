@@ -214,6 +214,13 @@ class FileSettings:
     """The file service."""
 
     ttl: float = setting(Duration(1, YEAR), "25m", "How long a file is kept.", live=True)
+    # A day: who closes the laptop in the evening goes on in the morning.
+    upload_ttl: float = setting(
+        Duration(1, YEAR),
+        "24h",
+        "How long an interrupted upload is kept after its last progress, to be gone on with.",
+        live=True,
+    )
     link_ttl: float = setting(Duration(1, YEAR), "5m", "How long a download link is valid.", live=True)
     progress_timeout: float = setting(
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
