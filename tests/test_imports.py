@@ -117,6 +117,8 @@ ROOMS = {
     "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
+    "fawa.storage.s3_client": Room(fawa="fawa.storage", libraries="attrs httpcore trio"),
+    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
@@ -138,8 +140,8 @@ ROOMS = {
 #: Services and backends; other modules know only the interfaces that these fulfil.
 CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
-    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards fawa.storage.uploads fawa.storage.redis "
-    "fawa.storage.redis_uploads"
+    "fawa.storage.filesystem fawa.storage.s3 fawa.storage.sqlite fawa.storage.boards fawa.storage.uploads "
+    "fawa.storage.redis fawa.storage.redis_uploads"
 )
 #: The only module that names those.
 TOP = names("fawa.wiring")

@@ -39,7 +39,7 @@ from fawa.services.file_uploads import UploadRpc, checked_sha256
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.links import Links, link_base, link_expiry, make_link
-from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.names import check_name_untrusted, content_disposition, guess_type
 from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
 from fawa.services.uploads import UploadLimits, Uploads, make_key
@@ -59,7 +59,7 @@ from fawa.storage.base import (
     is_key,
 )
 from fawa.storage.leases import Leases, embedded_leases
-from fawa.storage.lifecycle import find, open_file, publish
+from fawa.storage.lifecycle import open_file, publish
 
 _log = get_logger("fawa.services.file")
 
@@ -192,10 +192,14 @@ class FileRpc(FileServiceBase):
         settings = self.settings()
         now = self.clock()
         with _status_of_storage_errors():
-            record = await find(self.metadata, key, now)
+            # No link to content that is not there.
+            async with open_file(self.content, self.metadata, key, now) as (record, _):
+                pass
         expires = link_expiry(record, now, settings.link_ttl)
-        base = _link_base(settings.public_url, stream)
-        url = make_link(base, self.secret, key, record.name, expires)
+        url = self._direct_link(record, now, expires)
+        if url is None:
+            base = _link_base(settings.public_url, stream)
+            url = make_link(base, self.secret, key, record.name, expires)
         answer = GetDownloadURLResponse(
             url=url,
             filename=record.name,
@@ -203,6 +207,15 @@ class FileRpc(FileServiceBase):
             file_expires_at=_milliseconds(record.expires),
         )
         await stream.send_message(answer)
+
+    def _direct_link(self, record: FileRecord, now: float, expires: int) -> str | None:
+        """Return a link to the backend, if clients reach it; what goes that way is not counted."""
+        headers = {
+            "cache-control": "private",
+            "content-disposition": content_disposition(record.name),
+            "content-type": record.content_type,
+        }
+        return self.content.link(record.key, headers, now, expires - math.floor(now))
 
 
 def _answer(record: FileRecord) -> SendFileResponse:
@@ -338,8 +351,7 @@ def _status_of_storage_errors() -> Iterator[None]:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
     except Unreachable as error:
-        # The backend's module logs when this begins and ends; calls may come by the thousand.
-        _log.debug("file storage is out of reach", error=str(error))
+        _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
@@ -396,11 +408,25 @@ class FileService:
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
 
+    def _offer(
+        self, content: ContentStore, metadata: MetadataStore, uploads: Uploads | None = None, **more: Any
+    ) -> Offer:
+        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
+        links = Links(content, metadata, self.secret, self.clock)
+        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
+        return Offer(rpc=(rpc,), http={**links.routes, **HttpUploads(intake, uploads).routes}, **more)
+
+    def outline(self) -> Offer:
+        """Return what it will serve once the stores are open; until then nothing asks for them."""
+        not_yet: Any = None
+        return self._offer(not_yet, not_yet)
+
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
         """Serve until cancelled.
 
         Raises:
-            StorageError: a store cannot be opened or repaired.
+            Unreachable: a store is away.
+            StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
         # Reads the system's list of media types, once.
@@ -411,6 +437,7 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
+            await content.claim(await metadata.identity())
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
@@ -421,11 +448,8 @@ class FileService:
                 content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
             )
             await sweeping.start()
-            rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
-            links = Links(content, metadata, self.secret, self.clock)
-            intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
-            http = {**links.routes, **HttpUploads(intake, uploads).routes}
-            task_status.started(Offer(rpc=(rpc,), http=http, checks=checks(*stores)))
+            found = {**content.checks, **checks(*stores)}
+            task_status.started(self._offer(content, metadata, uploads, checks=found))
             await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
@@ -32,12 +32,13 @@ class StorageError(Exception):
 
 
 class Unreachable(StorageError):  # noqa: N818 - said as it is
-    """The backend is away, and will be back without anybody changing a setting."""
+    """The backend is away or overloaded, and may be back by itself."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
         #: What clients may be told.
         self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
+        #: What clients may be told that it is, such as `S3`.
         self.backend = backend
 
 
@@ -132,6 +133,12 @@ class Dependency(Protocol):
 class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
+    async def identity(self) -> str:
+        """Return what tells these records from all others, up to 64 characters of A-Z, a-z, 0-9, `_` and `-`.
+
+        It is drawn when there is none yet, and the same for every process that shares the records.
+        """
+
     async def add(self, record: FileRecord) -> None:
         """Store a new record.
 
@@ -216,6 +223,18 @@ class Content(Protocol):
 class ContentStore(Protocol):
     """Content by key."""
 
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
+
+    async def claim(self, owner: str) -> None:
+        """Note, durably, that the content goes with the records whose identity is `owner`.
+
+        Raises:
+            StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.
+
+        """
+
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
         """Begin an upload; leaving the context without `commit` leaves nothing behind.
 
@@ -228,6 +247,13 @@ class ContentStore(Protocol):
         Raises:
             NotFound: there is none under that key.
 
+        """
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return a link by which clients get the content from the backend itself, `None` if it has none.
+
+        It is valid for `seconds` from `now` (Unix seconds), and answered with `headers` (names in lower
+        case): cache-control, content-disposition, content-type.
         """
 
     async def delete(self, key: str) -> None:

@@ -53,17 +53,19 @@ class Repaired:
     uncommitted: int
     #: Content without a record: removed.
     unrecorded: int
-    #: Records without content: removed.
+    #: Records of uploads without content: removed.
     empty: int
     #: Whole content whose record was not ready yet: made ready.
     finished: int
     #: Expired while nobody looked: removed.
     expired: int
+    #: Files whose content is not in this store, lost or kept elsewhere: not served, left until they expire.
+    elsewhere: int
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return sum(attrs.astuple(self))
+        """All that were put right."""
+        return self.uncommitted + self.unrecorded + self.empty + self.finished + self.expired
 
 
 async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload, record: FileRecord) -> None:
@@ -193,7 +195,9 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
 async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> Repaired:
     """Finish what a crash left half done, and expire what is due; run before anything is served.
 
-    Afterwards the two stores hold the same keys, all `READY`.
+    Afterwards the two stores hold the same keys, all `READY`, but for files whose content has been taken
+    away: no crash does that, but an operator who keeps content in another place from now on, perhaps by
+    mistake. Their records stay until they expire, so that all is well when the place is set back in time.
     """
     uncommitted = await content.sweep_uncommitted()
     # Content before records: whatever content another process adds meanwhile, its record is older.
@@ -203,9 +207,18 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
     unrecorded = stored - recorded
     for key in unrecorded:
         await content.delete(key)
-    empty = 0
+    expired = await expire(content, metadata, now)
+    empty = elsewhere = 0
     for key in recorded - stored:
-        if not await _is_stored(content, key):
+        if await _is_stored(content, key):
+            continue
+        try:
+            record = await metadata.get(key)
+        except NotFound:
+            continue
+        if record.state is State.READY:
+            elsewhere += 1
+        else:
             # If this is an upload of another process, just before its commit, then its `publish` fails
             # and takes the content back: nobody is told of a file that is not there.
             await metadata.delete(key)
@@ -220,7 +233,8 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
         unrecorded=len(unrecorded),
         empty=empty,
         finished=finished,
-        expired=await expire(content, metadata, now),
+        expired=expired,
+        elsewhere=elsewhere,
     )
 
 

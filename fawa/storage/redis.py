@@ -84,12 +84,22 @@ end
 return {page, met}
 """
 
+_IDENTITY: Final = """
+redis.call('SETNX', KEYS[1], ARGV[1])
+return redis.call('GET', KEYS[1])
+"""
+
 _FIELDS: Final = ("name", "size", "content_type", "sha256", "created", "expires", "downloads", "state")
 
 
 @attrs.frozen(eq=False)
 class RedisRecords(InRedis):
     """Records; made by `metadata_store`. See `base.MetadataStore`."""
+
+    async def identity(self) -> str:
+        """Return what the first that asked has drawn."""
+        identity: bytes = await self._link.run(_IDENTITY, [_FILES + "identity"], [new_token()])
+        return identity.decode()
 
     async def add(self, record: FileRecord) -> None:
         """Store a new record."""

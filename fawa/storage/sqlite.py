@@ -38,11 +38,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX files_by_expires ON files (expires, key)",
     ),
+    (
+        "CREATE TABLE identity (id TEXT NOT NULL)",
+        "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
+    ),
 )
 
 #: Keys fetched at once when iterating over all.
 PAGE: Final = 1000
 
+_IDENTITY: Final = "SELECT id FROM identity"
 _ADD: Final = """
     INSERT INTO files (key, name, size, content_type, sha256, created, expires, downloads, state)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
@@ -68,6 +73,11 @@ def _change_unsynced(connection: sqlite3.Connection, statement: str, values: tup
 @attrs.define(eq=False)
 class SqliteStore(Database):
     """Records in a database; made by `metadata_store`. See `base.MetadataStore`."""
+
+    async def identity(self) -> str:
+        """Return what was drawn when the database was made."""
+        ((identity,),) = await self._query(_IDENTITY)
+        return str(identity)
 
     async def add(self, record: FileRecord) -> None:
         """Store a new record."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
@@ -223,6 +224,17 @@ class ContentStoreContract:
                 nursery.start_soon(try_to_store, b"%d" % n)
         assert won == [await fetch_content(store, KEY)]
 
+    async def test_content_is_claimed_by_the_same_owner_again(self, opener: ContentOpener) -> None:
+        for _ in range(2):
+            async with opener() as store:
+                await store.claim("owner-1")
+                await store.claim("owner-1")
+                assert await list_keys(store) == []
+        async with opener() as store:
+            await store_content(store, KEY, b"abc")
+            await store.claim("owner-1")
+            assert await list_keys(store) == [KEY]
+
     async def test_ranges(self, store: ContentStore) -> None:
         await store_content(store, KEY, LONG)
         size = len(LONG)
@@ -331,6 +343,14 @@ class MetadataStoreContract:
     async def store(self, opener: MetadataOpener) -> AsyncIterator[MetadataStore]:
         async with opener() as store:
             yield store
+
+    async def test_the_identity_is_drawn_once(self, opener: MetadataOpener) -> None:
+        async with opener() as store, opener() as other:
+            identity = await store.identity()
+            assert re.fullmatch(r"[A-Za-z0-9_-]{16,64}", identity)
+            assert await other.identity() == identity
+        async with opener() as store:
+            assert await store.identity() == identity
 
     @pytest.mark.parametrize(
         "record",

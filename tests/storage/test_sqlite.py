@@ -163,7 +163,20 @@ class TestMigrations:
             patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, ("CREATE TABLE extra (a)",)))
             async with metadata_store(path):
                 pass
-        assert "newer fawa (schema version 2; this one knows up to 1)" in await opening_fails(path)
+        known = len(sqlite.MIGRATIONS)
+        text = f"newer fawa (schema version {known + 1}; this one knows up to {known})"
+        assert text in await opening_fails(path)
+
+    async def test_a_database_that_had_no_identity_gets_one(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "MIGRATIONS", sqlite.MIGRATIONS[:1])
+            async with metadata_store(path) as store:
+                await store.add(make_record())
+        async with metadata_store(path) as store, metadata_store(path.with_name("other")) as other:
+            assert await store.get(KEY) == make_record()
+            assert len({await store.identity(), await other.identity()}) == 2
 
 
 class TestFaults:

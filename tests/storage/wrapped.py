@@ -21,6 +21,9 @@ class WrappedMetadata:
     async def check(self) -> None:
         await self._inner.check()
 
+    async def identity(self) -> str:
+        return await self._inner.identity()
+
     async def add(self, record: FileRecord) -> None:
         self._step()
         await self._inner.add(record)
