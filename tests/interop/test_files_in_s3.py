@@ -20,6 +20,7 @@ from tests.interop.grpcio_channel import Conversation, channel_to
 from tests.interop.kept import eventually
 from tests.interop.target import Target
 from tests.interop.test_grpcio_files import download, upload
+from tests.redis_server import redis_server
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, ceph, nginx, rclone
 
 MIB = 1024 * 1024
@@ -102,7 +103,7 @@ def test_the_service_is_killed_in_mid_upload_and_comes_back(
         sending.result()
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert refused.value.details() == (
-        "S3, where the files are, is out of reach at the moment: try again later"
+        "the server cannot reach its S3 at the moment, try again in a few seconds"
     )
     told = daemon.wait_for_event(lambda entry: entry.get("event") == "file storage failed")
     assert "in the bucket fawa-files at http://127.0.0.1:" in told["error"]
@@ -231,3 +232,25 @@ def test_a_link_to_the_service_through_a_proxy_with_a_path(file: Any, file_grpc:
             urllib.request.urlopen(altered, timeout=PATIENCE)
         refused.value.close()
         assert refused.value.code == 403
+
+
+def test_daemons_that_share_nothing_but_s3_and_redis(
+    tmp_path: Path, server: S3Server, file: Any, file_grpc: Any
+) -> None:
+    with redis_server(tmp_path / "redis") as redis, contextlib.ExitStack() as stack:
+        one, other = (
+            file_grpc.FileServiceStub(stack.enter_context(channel_to(Target(daemon.plain, None))))
+            for daemon in [
+                stack.enter_context(running(tmp_path / name, *flags(server, "--redis-url", redis.url)))
+                for name in ("one", "other")
+            ]
+        )
+        data = expect.content(MIB)
+        sent = one.SendFile(upload(file, "a.bin", data, chunk=MIB), timeout=PATIENCE)
+        assert download(other, file, sent.randomkey) == ("a.bin", data)
+        with (
+            pytest.raises(DaemonError, match="is the content of other records"),
+            running(tmp_path / "third", *flags(server)),
+        ):
+            pass
+        assert download(one, file, sent.randomkey) == ("a.bin", data)
