@@ -392,9 +392,9 @@ class RedisSettings:
         Maybe(RedisUrl()),
         "",
         "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
-        "files hold (the S3 bucket and prefix, or data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
-        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
-        "flags can be seen by every user of the machine.",
+        "files hold (the S3 bucket and prefix, or data_dir) and link_secret too. Have it keep what it is "
+        "told (appendonly yes, maxmemory-policy noeviction), or files can be lost. Set a password in the "
+        "environment or the file: flags can be seen by every user of the machine.",
         earlier="DRAGONFLY_ADDR",
     )
     ca: Path | None = setting(
