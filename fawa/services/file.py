@@ -34,20 +34,23 @@ from fawa.proto.file.v1.file_pb2 import (
     StartUploadResponse,
 )
 from fawa.rpc.stream import Stream
-from fawa.services.base import Offer
+from fawa.services.base import Offer, checks
 from fawa.services.file_uploads import UploadRpc, checked_sha256
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
 from fawa.services.uploads import UploadLimits, Uploads, make_key
 from fawa.storage.base import (
     ContentStore,
     Damaged,
+    Dependency,
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
@@ -55,7 +58,8 @@ from fawa.storage.base import (
     UploadStore,
     is_key,
 )
-from fawa.storage.lifecycle import expire, find, open_file, publish, repair
+from fawa.storage.leases import Leases, embedded_leases
+from fawa.storage.lifecycle import find, open_file, publish
 
 _log = get_logger("fawa.services.file")
 
@@ -106,6 +110,8 @@ class FileRpc(FileServiceBase):
             return
         expected = checked_sha256(info.sha256)
         with _status_of_storage_errors():
+            # Whoever sends much should not hear at its end what was known at its beginning.
+            await self.metadata.check()
             key = make_key()
             async with self.content.create(key) as upload:
                 await _receive_content(stream, upload, info.size, settings.progress_timeout)
@@ -331,6 +337,10 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
+        raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
@@ -378,6 +388,7 @@ class FileService:
     open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
     #: The same for uploads that may be interrupted, if content can be resumed.
     open_uploads: Callable[[], AbstractAsyncContextManager[UploadStore]] | None = None
+    open_leases: Callable[[], AbstractAsyncContextManager[Leases]] = embedded_leases
     #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
     secret: bytes = attrs.field(repr=False)
     #: May be replaced while running; `sweep_interval` counts from the next sweep on.
@@ -397,31 +408,25 @@ class FileService:
         async with (
             self.open_content() as content,
             self.open_metadata() as metadata,
+            self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
+            stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
                 records = await stack.enter_async_context(self.open_uploads())
                 uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
-                if removed := await uploads.repair():
-                    _log.warning("content of unknown uploads was removed", count=removed)
-            repaired = await repair(content, metadata, self.clock())
-            if repaired.total:
-                _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+                stores = metadata, records
+            sweeping = Sweeping(
+                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+            )
+            await sweeping.start()
             rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
             links = Links(content, metadata, self.secret, self.clock)
             intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
             http = {**links.routes, **HttpUploads(intake, uploads).routes}
-            task_status.started(Offer(rpc=(rpc,), http=http))
-            while True:
-                await trio.sleep(self.settings.sweep_interval)
-                try:
-                    if removed := await expire(content, metadata, self.clock()):
-                        _log.debug("expired files were removed", count=removed)
-                except StorageError as error:
-                    _log.error("expired files remain and are tried again", error=str(error))
-                if uploads is not None:
-                    await _sweep(uploads)
+            task_status.started(Offer(rpc=(rpc,), http=http, checks=checks(*stores)))
+            await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:
         settings = self.settings
@@ -437,11 +442,3 @@ class FileService:
             link_ttl=settings.link_ttl,
             public_url=settings.public_url,
         )
-
-
-async def _sweep(uploads: Uploads) -> None:
-    try:
-        if removed := await uploads.sweep():
-            _log.debug("expired uploads were removed", count=removed)
-    except StorageError as error:
-        _log.error("expired uploads remain and are tried again", error=str(error))

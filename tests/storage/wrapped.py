@@ -14,6 +14,13 @@ class WrappedMetadata:
         self._inner = inner
         self._step = step
 
+    @property
+    def backend(self) -> str:
+        return self._inner.backend
+
+    async def check(self) -> None:
+        await self._inner.check()
+
     async def add(self, record: FileRecord) -> None:
         self._step()
         await self._inner.add(record)
@@ -50,6 +57,13 @@ class WrappedUploads:
     def __init__(self, inner: UploadStore, step: Callable[[], None]) -> None:
         self._inner = inner
         self._step = step
+
+    @property
+    def backend(self) -> str:
+        return self._inner.backend
+
+    async def check(self) -> None:
+        await self._inner.check()
 
     async def add(self, record: UploadRecord) -> None:
         self._step()
