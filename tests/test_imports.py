@@ -57,7 +57,7 @@ ROOMS = {
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
-    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs"),
+    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
