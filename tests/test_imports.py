@@ -121,6 +121,15 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    # A client of the whiteboard shares its words with the server.
+    "fawa.client.board": Room(
+        fawa="fawa.client fawa.board.events fawa.net", libraries="attrs grpclib msgspec trio"
+    ),
+    "fawa.client.board.documents": Room(pure=True, fawa="fawa.board.events", libraries="attrs msgspec"),
+    "fawa.client.board.session": Room(
+        pure=True, fawa="fawa.board.events fawa.client.board.documents", libraries="attrs msgspec"
+    ),
+    "fawa.client.board.websocket": Room(fawa="fawa.client", libraries="trio wsproto"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
