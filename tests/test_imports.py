@@ -129,6 +129,7 @@ ROOMS = {
     "fawa.client.board.session": Room(
         pure=True, fawa="fawa.board.events fawa.client.board.documents", libraries="attrs msgspec"
     ),
+    "fawa.client.board.svg": Room(pure=True, fawa="fawa.client.board.documents"),
     "fawa.client.board.websocket": Room(fawa="fawa.client", libraries="trio wsproto"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),

@@ -246,6 +246,19 @@ def segments(points: Points, color: str, size: int, stroke: int) -> list[DrawEve
     return [DrawEvent("draw", color, size, x0, y0, x1, y1, stroke=stroke) for (x0, y0), (x1, y1) in pairs]
 
 
+def expanded(stroke: Stroke, number: int) -> list[DrawEvent]:
+    """Return the events of a stroke, as one of one's own with this number.
+
+    Raises:
+        ValueError: it has no point, or half of one.
+
+    """
+    numbers = iter(stroke.points)
+    points = list(zip(numbers, numbers, strict=True))
+    events = segments(points, stroke.color, stroke.size, number)
+    return [msgspec.structs.replace(one, type=stroke.type, time=stroke.time) for one in events]
+
+
 def undo(stroke: int) -> DrawEvent:
     """Return the event that takes a stroke of one's own back."""
     return DrawEvent(UNDO, stroke=stroke)
