@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 
@@ -226,11 +226,11 @@ def _events_untrusted(line: bytes, strokes: dict[tuple[str, int], int]) -> list[
     return []
 
 
-async def _read_lines() -> AsyncIterator[bytes]:
+async def _read_lines() -> AsyncGenerator[bytes, None]:
     """Iterate over the lines of standard input.
 
     Raises:
-        ValueError: one is too long.
+        TransferError: one is too long.
 
     """
     rest = b""
