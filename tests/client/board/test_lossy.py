@@ -96,6 +96,7 @@ async def test_connections_that_break_lose_and_double_nothing(
                 for client in server.clients:
                     client.end()
                 await sees.draw(*range(start + 50, start + 100))
+                await trio.sleep(2)  # both are back
             await sees.until_xs(list(range(500)))
             await sees_too.until_xs(list(range(500)))
             assert len(server.clients) >= 8
