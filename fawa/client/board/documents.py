@@ -277,7 +277,7 @@ def see_valid(event: DrawEvent) -> None:
 
     """
     if (problem := check(event)) is not None:
-        raise ValueError(f"a board does not take {event}: {problem.message}")
+        raise ValueError(f"a board does not take such an event: {problem.message}")
     if event.type == "ping":
         raise ValueError("a ping is no event of wire v2")
     if event.type == UNDO and not event.stroke:
