@@ -19,10 +19,10 @@ from fawa.board.events import CLEAR, UNDO, DrawEvent, check
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened on the board. Everybody is told the same events in the same order."""
 
-    #: Place in that order.
-    seq: int
     #: "draw", "clear", "undo" (of all segments of `client_id` with this `stroke`), or another.
     type: str
+    #: Place in that order, counted from 1.
+    seq: int = 0
     color: str = ""
     size: int = 0
     prev_x: int = 0
