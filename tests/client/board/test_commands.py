@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
-from fawa.client.board.documents import Stroke
+from fawa.client.board import Stroke, create_board
 from fawa.client.board.svg import to_svg
 from tests.client.running import Done, begin, end, fawa
 from tests.daemon import Daemon
@@ -20,12 +20,12 @@ LINES = b'{"points": [[10, 10], [200, 120], [5, 300]], "color": "#e91e63"}\n\n{"
 
 async def create(daemon: Daemon) -> str:
     """Return the code of a new board."""
-    return (await fawa("board", "create", f"--server=http://{daemon.plain}")).succeeded().out.strip()
+    return await create_board(f"http://{daemon.plain}")
 
 
 async def test_create_draw_and_export(daemon: Daemon, tmp_path: Path) -> None:
     server = f"--server=http://{daemon.plain}"
-    code = await create(daemon)
+    code = (await fawa("board", "create", server)).succeeded().out.strip()
     done = await fawa("board", "draw", code, server, "--name=Ada", stdin=LINES)
     assert done == Done(0, "3 events\n", "")
     svg = (await fawa("board", "export", code, server)).succeeded().out
