@@ -57,7 +57,7 @@ ROOMS = {
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
-    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs"),
+    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
@@ -128,6 +128,16 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    # A client of the whiteboard shares its words with the server.
+    "fawa.client.board": Room(
+        fawa="fawa.client fawa.board.events fawa.net", libraries="attrs grpclib msgspec trio"
+    ),
+    "fawa.client.board.documents": Room(pure=True, fawa="fawa.board.events", libraries="attrs msgspec"),
+    "fawa.client.board.session": Room(
+        pure=True, fawa="fawa.board.events fawa.client.board.documents", libraries="attrs msgspec"
+    ),
+    "fawa.client.board.svg": Room(pure=True, fawa="fawa.client.board.documents"),
+    "fawa.client.board.websocket": Room(fawa="fawa.client", libraries="trio wsproto"),
     "fawa.client.sealing": Room(pure=True, libraries="cryptography"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),

@@ -23,9 +23,10 @@ INTERRUPTED = 130
 
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 DIALECTS = ("grpc", "grpc-web", "connect", "connect-json")
+TRANSPORTS = ("auto", "webtransport", "websocket")
 MODES = ("unary", "server-stream", "client-stream", "bidi")
 
-_DESCRIPTION = "Greet people, send and receive files by way of a fawad server."
+_DESCRIPTION = "Greet people, send and receive files, draw on whiteboards by way of a fawad server."
 
 _EPILOG = """\
 exit codes:
@@ -37,6 +38,14 @@ exit codes:
 
 With --json, standard output has one JSON object a line: one for each result, and on failure one with the
 members "error" (with "status" and "message") and "exit_code"."""
+
+_WATCHED = """\
+With --json the lines are documents of the board's wire protocol: {"snapshot": ...}, {"event": ...},
+{"presence": ...}, {"cursors": ...} and {"status": ...}."""
+
+_DRAWN = """\
+A line is {"points": [[10, 10], [200, 120]], "color": "#e91e63", "size": 3}, or what `fawa board watch --json`
+prints of another board; what that says of people and cursors is passed over."""
 
 
 def fawa(arguments: Sequence[str] | None = None) -> int:
@@ -89,22 +98,12 @@ def _fail(options: argparse.Namespace, code: int, status: str, message: str) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    server = os.environ.get("FAWA_SERVER") or DEFAULT_SERVER
-    group = common.add_argument_group("common options")
-    group.add_argument(
-        "--server", metavar="URL", default=server, help=f"default: $FAWA_SERVER, else {DEFAULT_SERVER}"
-    )
-    group.add_argument("--dialect", choices=DIALECTS, default="grpc", help="how to speak (default: grpc)")
+    common = _common()
+    group = common.add_argument_group("how to speak")
+    group.add_argument("--dialect", choices=DIALECTS, default="grpc", help="default: grpc")
     group.add_argument(
         "--http3", action="store_true", help="speak HTTP/3 (QUIC, over UDP); downloads come over TCP as ever"
     )
-    group.add_argument("--ca", metavar="FILE", type=Path, help="trust the certificates in this PEM file")
-    group.add_argument("--insecure", action="store_true", help="accept any certificate")
-    group.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds, default=math.inf, help="give up after (default: never)"
-    )
-    group.add_argument("--json", action="store_true", help="print results and errors as JSON, one a line")
 
     parser = argparse.ArgumentParser(
         prog="fawa",
@@ -141,7 +140,58 @@ def _parser() -> argparse.ArgumentParser:
 
     link = add("link", "Print a link to a file, for whoever has no fawa; it is valid for a few minutes.")
     link.add_argument("key", metavar="KEY", type=_text)
+
+    text = "Create, watch, draw on and export whiteboards."
+    board = commands.add_parser("board", help=text, description=text)
+    _add_board(board.add_subparsers(dest="action", metavar="ACTION", required=True))
     return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    """Return the options that all commands have."""
+    common = argparse.ArgumentParser(add_help=False)
+    server = os.environ.get("FAWA_SERVER") or DEFAULT_SERVER
+    group = common.add_argument_group("common options")
+    group.add_argument(
+        "--server", metavar="URL", default=server, help=f"default: $FAWA_SERVER, else {DEFAULT_SERVER}"
+    )
+    group.add_argument("--ca", metavar="FILE", type=Path, help="trust the certificates in this PEM file")
+    group.add_argument("--insecure", action="store_true", help="accept any certificate")
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=math.inf, help="give up after (default: never)"
+    )
+    group.add_argument("--json", action="store_true", help="print results and errors as JSON, one a line")
+    return common
+
+
+def _add_board(actions: Any) -> None:
+    """Add what `fawa board` does."""
+
+    def add(name: str, text: str, more: str = "") -> Any:
+        action = actions.add_parser(
+            name,
+            parents=[_common()],
+            help=text,
+            description=text,
+            epilog=more,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name != "create":
+            action.add_argument("code", metavar="CODE", type=_text)
+            action.add_argument("--name", type=_text, default="", help="how others on the board see you")
+            action.add_argument(
+                "--transport",
+                choices=TRANSPORTS,
+                default="auto",
+                help="default: auto, which is WebTransport where it can be had, else WebSocket",
+            )
+        return action
+
+    add("create", "Create a board; print its code.")
+    add("watch", "Print what happens on a board, one thing a line, until interrupted.", _WATCHED)
+    add("draw", "Draw what standard input says, one JSON object a line.", _DRAWN)
+    export = add("export", "Write a board as it is now, as SVG.")
+    export.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: standard output")
 
 
 def _seconds(value: str) -> float:

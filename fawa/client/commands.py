@@ -234,9 +234,19 @@ async def _link(options: argparse.Namespace) -> None:
     _print(options, {"key": options.key, "name": answer.filename, "link": answer.url}, one_line(answer.url))
 
 
+# board
+
+
+async def _board(options: argparse.Namespace) -> None:
+    from fawa.client.board import commands  # noqa: PLC0415 - QUIC and WebSocket are slow to import
+
+    await commands.board(options)
+
+
 _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], Awaitable[None]]]] = {
     "greet": _greet,
     "send": _send,
     "receive": _receive,
     "link": _link,
+    "board": _board,
 }
