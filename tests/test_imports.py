@@ -104,6 +104,7 @@ ROOMS = {
         libraries="attrs grpclib multidict trio",
     ),
     "fawa.services.documents": Room(pure=True),
+    "fawa.services.passwords": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
     "fawa.services.wellknown": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs msgspec"

@@ -130,6 +130,25 @@ def _parser() -> argparse.ArgumentParser:
         help="seal it, name and all, for those who get the link: not for the server",
     )
 
+    send.add_argument(
+        "--ttl",
+        metavar="TIME",
+        type=_duration,
+        default=0,
+        help="how long it is kept, such as 90s, 10m, 2h or 1d; the server has bounds (default: the server's)",
+    )
+    downloads = send.add_mutually_exclusive_group()
+    downloads.add_argument(
+        "--max-downloads",
+        metavar="N",
+        type=_count,
+        default=0,
+        help="remove it after so many (default: never)",
+    )
+    downloads.add_argument("--once", action="store_true", help="remove it after the first download")
+    first_line = "file whose first line is the password"
+    send.add_argument("--password-file", metavar="FILE", type=Path, help=f"{first_line} that it is to have")
+
     receive = add("receive", "Receive a file; an interrupted download goes on where it was.")
     receive.add_argument(
         "key", metavar="KEY", type=_text, help="the file's key, or the link of one that was sent encrypted"
@@ -138,8 +157,15 @@ def _parser() -> argparse.ArgumentParser:
     receive.add_argument("--force", action="store_true", help="replace what is already there")
     receive.add_argument("--as-is", action="store_true", help="keep a folder as the archive that it came as")
 
+    receive.add_argument("--password-file", metavar="FILE", type=Path, help=f"{first_line} that it has")
+
     link = add("link", "Print a link to a file, for whoever has no fawa; it is valid for a few minutes.")
     link.add_argument("key", metavar="KEY", type=_text)
+    link.add_argument("--password-file", metavar="FILE", type=Path, help=f"{first_line} that it has")
+
+    delete = add("delete", "Delete a file before its time, for who has sent it.")
+    delete.add_argument("key", metavar="KEY", type=_text)
+    delete.add_argument("token", metavar="TOKEN", type=_text, help="the token that send has printed")
 
     text = "Create, watch, draw on and export whiteboards."
     board = commands.add_parser("board", help=text, description=text)
@@ -192,6 +218,21 @@ def _add_board(actions: Any) -> None:
     add("draw", "Draw what standard input says, one JSON object a line.", _DRAWN)
     export = add("export", "Write a board as it is now, as SVG.")
     export.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: standard output")
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _duration(value: str) -> int:
+    if not (value[:-1].isascii() and value[:-1].isdigit() and value[-1] in _UNITS and int(value[:-1])):
+        raise argparse.ArgumentTypeError(f"{value!r} is no time such as 90s, 10m, 2h or 1d")
+    return int(value[:-1]) * _UNITS[value[-1]]
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**31):
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number above 0")
+    return int(value)
 
 
 def _seconds(value: str) -> float:

@@ -47,6 +47,14 @@ class WrappedMetadata:
         await self._inner.count_download(key)
         self._step()
 
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        self._step()
+        return await self._inner.reserve(key, token, most, now, until)
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        self._step()
+        return await self._inner.release(key, token, completed=completed)
+
     async def expired(self, now: float, limit: int) -> list[str]:
         return await self._inner.expired(now, limit)
 
