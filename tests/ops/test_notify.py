@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 import trio
 
 from fawa.config import load
+from fawa.ops import logging
 from fawa.ops.notify import Manager
 from fawa.supervisor import Supervisor
 
@@ -82,7 +84,11 @@ def test_nobody_is_told_nothing() -> None:
 
 
 def test_a_manager_that_is_gone_is_logged_and_no_more(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = io.StringIO()
+    output = logging._Output(log, None, logging.LEVELS["warning"], False, time.time)
+    monkeypatch.setattr(logging, "_output", output)
     Manager(str(tmp_path / "gone")).stopping("draining")
-    assert "service manager not told" in capfd.readouterr().err
+    assert "service manager not told" in log.getvalue()
+    assert "No such file or directory" in log.getvalue()
