@@ -70,7 +70,9 @@ def main(chart: Path, output: Path) -> None:
         schema = json.loads((folder / "values.schema.json").read_text())
         target = output / folder.relative_to(chart)
         target.mkdir(parents=True, exist_ok=True)
-        (target / "values.yaml").write_text("\n".join([f"# {schema['title']}. {_MADE}", *values(schema)]) + "\n")
+        (target / "values.yaml").write_text(
+            "\n".join([f"# {schema['title']}. {_MADE}", *values(schema)]) + "\n"
+        )
         if (folder / "README.md").exists():
             (target / "README.md").write_text(readme((folder / "README.md").read_text(), schema))
 

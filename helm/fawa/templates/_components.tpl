@@ -10,6 +10,8 @@ JSON: a list of components under `all`, each with
   most       replicas that there may ever be
   keeps      whether something is kept that is neither in Redis nor in S3
   boards     whether the whiteboard is there
+  files      whether files are there
+  records    whether either is there, so that Redis is of use
 */}}
 {{- define "fawa.components" -}}
 {{- $root := . -}}
@@ -46,6 +48,7 @@ JSON: a list of components under `all`, each with
 {{- $files := has "file" .services -}}
 {{- $_ := set $it "boards" $boards -}}
 {{- $_ := set $it "files" $files -}}
+{{- $_ := set $it "records" (or $files $boards) -}}
 {{- $_ := set $it "keeps" (or (and $files (not (and $redis $s3))) (and $boards (not $redis))) -}}
 {{- $all = append $all $it -}}
 {{- end -}}
@@ -86,7 +89,7 @@ public_url: {{ . | quote }}
 {{- with $values.trustedProxies }}
 trusted_proxies: {{ join "," . | quote }}
 {{- end }}
-{{- if and $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
+{{- if and .it.records $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
 storage.redis_ca: /etc/fawa-redis-ca/ca.crt
 {{- end }}
 {{- if .it.files }}
@@ -127,7 +130,7 @@ log.format: {{ get $values.config "log.format" | default "json" | quote }}
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: admin-token}}
 - name: FAWA_LINK_SECRET
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: link-secret}}
-{{- if or .it.files .it.boards }}
+{{- if .it.records }}
 {{- if $values.redis.enabled }}
 - name: REDIS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ .root.Release.Name }}-redis, key: password}}

@@ -41,6 +41,8 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ . }}
     whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
+    # Each roll-out is spread by itself.
+    matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
         {{- include "fawa.componentSelector" $ | nindent 8 }}
@@ -86,7 +88,7 @@ containers:
       {{- if $values.tls.enabled }}
       - {name: tls, mountPath: /etc/fawa-tls, readOnly: true}
       {{- end }}
-      {{- if and $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
+      {{- if and .it.records $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
       - {name: redis-ca, mountPath: /etc/fawa-redis-ca, readOnly: true}
       {{- end }}
       {{- if and .it.files $values.s3.endpoint $values.s3.caConfigMap }}
@@ -107,7 +109,7 @@ volumes:
   - name: tls
     secret: {secretName: {{ include "fawa.tlsSecret" .root }}, defaultMode: 0440}
   {{- end }}
-  {{- if and $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
+  {{- if and .it.records $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
   - name: redis-ca
     configMap: {name: {{ $values.externalRedis.caConfigMap }}}
   {{- end }}
