@@ -18,8 +18,8 @@ from tests.daemon import PATIENCE
 UNIT = Path(__file__).parents[2] / "scripts" / "deploy" / "fawad.service"
 FAWAD = Path(sys.executable).with_name("fawad")
 
-#: Becomes fawad, without memory that is written to and executed: MemoryDenyWriteExecute=, which is PR_SET_MDWE
-#: of prctl(2) since Linux 6.3. An older kernel refuses the call and leaves the process as it was.
+#: Becomes fawad, without memory that is written to and executed: MemoryDenyWriteExecute=, PR_SET_MDWE of
+#: prctl(2) since Linux 6.3. An older kernel refuses the call and leaves the process as it was.
 CONFINED = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )

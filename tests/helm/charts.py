@@ -38,11 +38,9 @@ def helm(*arguments: str | Path) -> str:
 
 def template(name: str = "values", *settings: str, api: str = "1.37.0") -> str:
     """Return the manifests for a file of values, and settings such as `replicas=2`."""
-    arguments = [word for setting in settings for word in ("--set", setting)]
-    return helm(
-        *("template", "fawa", CHART, "--namespace", "fawa", "--kube-version", api),
-        *("--values", VALUES[name], "--values", SECRETS, *arguments),
-    )
+    arguments: list[str | Path] = [word for setting in settings for word in ("--set", setting)]
+    arguments += ["--namespace", "fawa", "--kube-version", api, "--values", VALUES[name], "--values", SECRETS]
+    return helm("template", "fawa", CHART, *arguments)
 
 
 def objects(manifests: str) -> list[Object]:
