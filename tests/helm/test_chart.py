@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from fawa.config import load
 from fawa.config.settings import TABLE
+from fawa.net import tls
 from tests.awaited import KEYS
 from tests.helm.charts import (
     CHART,
@@ -34,6 +38,7 @@ from tests.helm.charts import (
     template,
     the,
 )
+from tests.helm.pod import environment
 
 #: What Kubernetes itself does not have; tests/interop/node/crds.mjs knows it.
 EXTENSIONS = ("cert-manager.io/", "gateway.networking.k8s.io/", "monitoring.coreos.com/")
@@ -254,6 +259,39 @@ def test_what_fawad_is_told_it_knows(name: str) -> None:
         assert set(config(deployment, rendered)) <= known
         environment = {entry["name"] for entry in container(deployment)["env"]}
         assert {variable for variable in environment if variable.startswith("FAWA")} <= variables
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_fawad_takes_the_configuration(name: str, tmp_path: Path) -> None:
+    rendered = render(name)
+    keys = ("admin-token", "link-secret", "redis-url", "s3-access-key", "s3-secret-key")
+    if not of_kind("Secret", rendered):  # an operator's own
+        data = {key: base64.b64encode(b"redis://:x@redis:6379/0-and-long-enough").decode() for key in keys}
+        data |= {"redis-url": base64.b64encode(b"rediss://:x@redis:6380/0").decode()}
+        data |= {"s3-access-key": base64.b64encode(b"somebody").decode()}
+        rendered.append({"kind": "Secret", "metadata": {"name": "fawa-secrets"}, "data": data})
+    for deployment in of_kind("Deployment", rendered):
+        settings = config(deployment, rendered)
+        given = environment(container(deployment), rendered)
+        for key in KEYS - set(TABLE):
+            settings.pop(key, None)
+            given.pop("FAWA_" + key.replace(".", "_").upper(), None)
+        if "tls.cert" in settings:
+            settings |= certificate(tmp_path)
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        loaded = load(["--config", str(file)], given, tmp_path)
+        assert loaded.settings.services == tuple(settings["services"].split(","))
+        assert loaded.settings.admin.token == given["FAWA_ADMIN_TOKEN"]
+        assert loaded.origin["drain_grace"].startswith("file ")
+
+
+def certificate(folder: Path) -> dict[str, str]:
+    """Return settings of a certificate, as the Secret would bring one."""
+    tls.development_certificate(folder / "tls", time.time(), "fawa.example.com")
+    return {
+        name: str(folder / "tls" / f"dev-{name.removeprefix('tls.')}.pem") for name in ("tls.cert", "tls.key")
+    }
 
 
 @pytest.mark.parametrize("name", VALUES)
