@@ -1,4 +1,4 @@
-"""Settings that what operators deploy names, perhaps before `fawad` has them: those of S3 and Redis."""
+"""Settings that what operators deploy names, perhaps before `fawad` has them: those of S3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from fawa.config.settings import TABLE
 #: Their keys.
 KEYS: Final = frozenset(
     (
-        *("storage.redis_url", "storage.redis_ca"),
         *("s3.endpoint", "s3.bucket", "s3.access_key", "s3.secret_key", "s3.region", "s3.prefix"),
         *("s3.public_endpoint", "s3.virtual_host", "s3.ca"),
     )

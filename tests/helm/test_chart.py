@@ -242,7 +242,7 @@ def test_every_setting_of_fawad_is_the_charts_or_may_be_given() -> None:
     )
     assert set(own) <= set(TABLE) | KEYS
     given = schema()["properties"]["config"]
-    assert "storage.redis_url" in own
+    assert "redis.url" in own
     for key in TABLE:
         jsonschema.validate({key: "text"}, given)
     # A value that is to be set in place of one of fawad's is there.

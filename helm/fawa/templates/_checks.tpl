@@ -16,8 +16,8 @@ tls.cert: tls.secret
 tls.key: tls.secret
 quic.enabled: quic.enabled
 quic.public_port: quic.port
-storage.redis_url: externalRedis
-storage.redis_ca: externalRedis.caConfigMap
+redis.url: externalRedis
+redis.ca: externalRedis.caConfigMap
 s3.endpoint: s3.endpoint
 s3.bucket: s3.bucket
 s3.access_key: secret

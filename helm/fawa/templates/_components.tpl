@@ -90,7 +90,7 @@ public_url: {{ . | quote }}
 trusted_proxies: {{ join "," . | quote }}
 {{- end }}
 {{- if and .it.records $values.externalRedis.enabled $values.externalRedis.caConfigMap }}
-storage.redis_ca: /etc/fawa-redis-ca/ca.crt
+redis.ca: /etc/fawa-redis-ca/ca.crt
 {{- end }}
 {{- if .it.files }}
 {{- if $values.minio.enabled }}
@@ -134,10 +134,10 @@ log.format: {{ get $values.config "log.format" | default "json" | quote }}
 {{- if $values.redis.enabled }}
 - name: REDIS_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ .root.Release.Name }}-redis, key: password}}
-- name: FAWA_STORAGE_REDIS_URL
+- name: FAWA_REDIS_URL
   value: "redis://:$(REDIS_PASSWORD)@{{ .root.Release.Name }}-redis:6379/0"
 {{- else if $values.externalRedis.enabled }}
-- name: FAWA_STORAGE_REDIS_URL
+- name: FAWA_REDIS_URL
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: redis-url}}
 {{- end }}
 {{- end }}
