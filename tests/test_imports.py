@@ -112,7 +112,7 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
-    "fawa.redis.url": Room(pure=True, libraries="attrs"),
+    "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
@@ -128,7 +128,7 @@ ROOMS = {
     ),
     "fawa.client.sealing": Room(pure=True, libraries="cryptography"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
-    "fawa.config": Room(fawa="fawa.net.tls fawa.redis.url", libraries="attrs yaml"),
+    "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
     "fawa.wiring": Room(fawa="fawa", libraries="attrs"),
     "fawa.supervisor": Room(fawa="fawa", libraries="attrs grpclib structlog trio"),

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -130,13 +131,18 @@ def read(url: str) -> str:
         return str(answer.read().decode())
 
 
-def test_what_is_built_serves_the_page_from_a_read_only_root(
-    built: tuple[Path, Path], tmp_path: Path
-) -> None:
-    prefix = tmp_path / "opt" / "fawa"
-    run(DEPLOY / "install", prefix, built[1], PYTHON=everybodys_python())
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other users can reach, as they cannot those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="fawa-test-") as name:
+        folder = Path(name)
         folder.chmod(0o755)
+        yield folder
+
+
+def test_what_is_built_serves_the_page_from_a_read_only_root(built: tuple[Path, Path], place: Path) -> None:
+    prefix = place / "opt" / "fawa"
+    run(DEPLOY / "install", prefix, built[1], PYTHON=everybodys_python())
     # No compiler is needed (pip took wheels alone), and neither pip nor a checkout is left in the result.
     assert not (prefix / "bin" / "pip").exists()
     where = run(prefix / "bin" / "python", "-I", "-c", "import fawa; print(fawa.__file__)").strip()
@@ -144,7 +150,7 @@ def test_what_is_built_serves_the_page_from_a_read_only_root(
     assert "is there and not empty" in refused(DEPLOY / "install", prefix)
 
     before = {path: path.stat().st_mtime_ns for path in prefix.rglob("*")}
-    data = tmp_path / "data"
+    data = place / "data"
     data.mkdir()
     with sealed(prefix, data) as daemon:
         assert '<script type="module" src="web/main.js">' in read(f"http://{daemon.plain}/")

@@ -13,7 +13,7 @@ import trio
 from fawa.storage.base import NotFound, OutOfSpace, StorageError
 from fawa.storage.redis import OVERHEAD, RedisBoards, board_store, lease_store, metadata_store
 from fawa.storage.redis_link import MAX_CALLS
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
 from tests.storage.contract import KEY, MetadataOpener, MetadataStoreContract, list_keys, make_record
 

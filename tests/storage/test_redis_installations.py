@@ -16,7 +16,7 @@ import pytest
 from fawa.net.tls import development_certificate
 from fawa.storage.base import StorageError
 from fawa.storage.redis import board_store, lease_store, metadata_store
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 from tests.daemon import Daemon, running
 from tests.redis_server import PATIENCE, RedisServer, free_port, redis_server
 from tests.storage.contract import KEY, list_keys, make_record

@@ -20,7 +20,7 @@ from fawa.ops.logging import configure
 from fawa.storage import redis_link as module
 from fawa.storage.base import OutOfReach, StorageError
 from fawa.storage.redis_link import CHECK_TIMEOUT, MAX_CALLS, MAX_CONNECTIONS, PATIENCE, RedisLink, redis_link
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
 from tests.storage.test_redis import when_back
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fawa.storage.base import ContentStore, MetadataStore
 from fawa.storage.filesystem import content_store
 from fawa.storage.redis import metadata_store
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import redis_server
 from tests.storage.test_machine import StoresMachine, run_machine
 

@@ -17,7 +17,7 @@ from fawa.storage import redis_uploads
 from fawa.storage.filesystem import content_store
 from fawa.storage.redis import metadata_store
 from fawa.storage.redis_uploads import upload_store
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
 from tests.storage.contract_resumable import ID, UploadsOpener, UploadStoreContract, make_upload
 from tests.storage.disk import Disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fawa.config.kinds import RedisUrl
-from fawa.redis.url import parse_redis_url
+from fawa.storage.redis_url import parse_redis_url
 
 
 @pytest.mark.parametrize(
