@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from signal import SIGTERM
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -165,6 +166,26 @@ def test_a_pod_of_a_service_apart(name: str, tmp_path: Path) -> None:
     assert container(manifest)["command"][0] == "fawad"
 
 
+def test_files_apart_take_what_has_no_other_place(tmp_path: Path) -> None:
+    assert routed("fawa-file") == ["/file.v1.FileService/", "/files/", "/uploads", "/"]
+    rendered = render("values", "layout=apart")
+    manifest = the("Deployment", "fawa-file", rendered)
+    with running(manifest, rendered, tmp_path) as pod:
+        assert ask_http(pod, "/")[0] == 200
+        base = f"http://{ADDRESS}:{pod.port('http')}"
+        put = subprocess.run(
+            pod.inside("curl", "--silent", "--fail", "--data-binary", "hello", "-X", "PUT", f"{base}/a.txt"),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        link = urlsplit(put.stdout.strip())
+        assert link.path.startswith("/files/")
+        get = pod.inside("curl", "--silent", "--fail", f"{base}{link.path}?{link.query}")
+        assert subprocess.run(get, capture_output=True, check=True, timeout=PATIENCE).stdout == b"hello"
+
+
 def routed(name: str) -> list[str]:
     """Return a path for each that the ingress routes to a Service."""
     settings = "layout=apart,ingress.enabled=true,ingress.host=fawa.example.com"
@@ -179,8 +200,7 @@ def routed(name: str) -> list[str]:
 
 
 def ask_http(pod: Pod, path: str) -> tuple[int, str]:
-    if path == "/webtransport/":
-        path = "/webtransport/canva"
+    path += "canva" if path == "/webtransport/" else ""
     done = pod.python(
         """
 import sys, urllib.error, urllib.request

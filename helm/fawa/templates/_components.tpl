@@ -24,12 +24,13 @@ JSON: a list of components under `all`, each with
 {{- if eq .Values.layout "together" -}}
 {{- $parts = list (dict "component" "all" "name" $full "services" .Values.services "paths" list "own" dict) -}}
 {{- else -}}
+{{- /* First, as it takes uploads to any name (PUT /NAME). */ -}}
+{{- if has "file" .Values.services -}}
+{{- $parts = append $parts (dict "component" "file" "name" (printf "%s-file" $full) "services" (list "file") "paths" (list "/file.v1.FileService/" "/files/" "/uploads") "own" .Values.apart.file) -}}
+{{- end -}}
 {{- if $board -}}
 {{- $paths := list "/canva.v1.CanvaService/" "/create" "/join" "/ws/canva" "/webtransport/" "/health" -}}
 {{- $parts = append $parts (dict "component" "board" "name" (printf "%s-board" $full) "services" $board "paths" $paths "own" .Values.apart.board) -}}
-{{- end -}}
-{{- if has "file" .Values.services -}}
-{{- $parts = append $parts (dict "component" "file" "name" (printf "%s-file" $full) "services" (list "file") "paths" (list "/file.v1.FileService/" "/files/") "own" .Values.apart.file) -}}
 {{- end -}}
 {{- if has "greet" .Values.services -}}
 {{- $parts = append $parts (dict "component" "greet" "name" (printf "%s-greet" $full) "services" (list "greet") "paths" (list "/greet.v1.GreetService/") "own" .Values.apart.greet) -}}
