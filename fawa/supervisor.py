@@ -533,17 +533,17 @@ class Supervisor:
     async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
         self.manager.reloading()
-        await self._reload()
+        reloaded = await self._reload()
         # A signal may come before the start is done, or in the drain: then this is not what is to be said.
         if self._is_up and not self._stop.is_set():
-            self.manager.ready("serving; settings read again")
+            self.manager.ready("serving" if reloaded else "serving by the settings as they were: see the log")
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> bool:
         try:
             new = await trio.to_thread.run_sync(self.reload)
         except Exception as error:
             _log.error("settings not reloaded", reason=str(error))
-            return
+            return False
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
         self._level = None
@@ -560,3 +560,4 @@ class Supervisor:
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import subprocess
 from pathlib import Path
@@ -36,6 +37,7 @@ def helm(*arguments: str | Path) -> str:
     return done.stdout
 
 
+@functools.cache
 def template(name: str = "values", *settings: str, api: str = "1.37.0") -> str:
     """Return the manifests for a file of values, and settings such as `replicas=2`."""
     arguments: list[str | Path] = [word for setting in settings for word in ("--set", setting)]

@@ -114,11 +114,17 @@ sys.exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 @contextmanager
 def running(
-    manifest: Object, among: list[Object], folder: Path, secrets: dict[str, dict[str, bytes]] | None = None
+    manifest: Object,
+    among: list[Object],
+    folder: Path,
+    *,
+    secrets: dict[str, dict[str, bytes]] | None = None,
+    before: tuple[str, ...] = (),
 ) -> Iterator[Pod]:
     """Run the pod of a deployment, with its volumes below `folder`.
 
-    `secrets` has the content of Secrets that are not among the objects, by their names.
+    `secrets` has the content of Secrets that are not among the objects, by their names; `before` are lines of
+    the shell, run in the pod's network while its files can still be written.
     """
     one = container(manifest)
     pod = manifest["spec"]["template"]["spec"]
@@ -128,7 +134,7 @@ def running(
         for mount in one["volumeMounts"]
     ]
     command = [str(Path(sys.executable).with_name(one["command"][0])), *one["command"][1:]]
-    sealed = [*_namespaces(), "sh", "-c", _seal(mounts, folder), "sh", *command]
+    sealed = [*_namespaces(), "sh", "-c", _seal(mounts, folder, before), "sh", *command]
     variables = {"PATH": os.environ["PATH"], **_IMAGE, **environment(one, among)}
     with started(sealed, folder, variables) as daemon:
         yield Pod(manifest, daemon)
@@ -152,7 +158,7 @@ def _namespaces() -> list[str]:
     return own if os.geteuid() == 0 else [*own, "--map-root-user"]
 
 
-def _seal(mounts: list[tuple[Path, Object]], folder: Path) -> str:
+def _seal(mounts: list[tuple[Path, Object]], folder: Path, before: tuple[str, ...]) -> str:
     """Return the shell's lines that make the pod, and then become the command without any rights."""
     layers = shlex.quote(str(folder / "layers"))
     lines = [
@@ -174,6 +180,7 @@ def _seal(mounts: list[tuple[Path, Object]], folder: Path) -> str:
             path = mount["mountPath"]
             lines.append(f"mkdir -p {path} && mount --bind {shlex.quote(str(content))} {path}")
             lines.append(f"mount -o remount,{flags} {path}")
+    lines += before
     for top in sorted({Path(mount["mountPath"]).parts[1] for _, mount in mounts} - {"tmp"}):
         lines.append(f"mount -o remount,ro /{top}")
     lines.append("mount -o remount,bind,ro /")

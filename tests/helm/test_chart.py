@@ -386,6 +386,22 @@ def test_secrets_are_made_by_chance_unless_given() -> None:
         assert len(secret_value(name, key, one)) >= 32
 
 
+def notes(name: str) -> str:
+    arguments = ("install", "fawa", CHART, "--namespace", "fawa", "--dry-run=client")
+    return helm(*arguments, "--values", VALUES[name], "--values", SECRETS).partition("NOTES:\n")[2]
+
+
+def test_the_notes_say_where_the_page_is_and_what_is_kept() -> None:
+    assert "port-forward service/fawa 8080:80\n" in notes("values")
+    assert "serves greet, file, canva, canvax; what it keeps is on a volume\n" in notes("values")
+    assert "WHAT IT KEEPS GOES WITH THE POD" in notes("development")
+    production = notes("production")
+    assert "The page: https://fawa.example.com/\n" in production
+    assert "rollout status deployment/fawa-file\n" in production
+    # The token is not in the chart's hands.
+    assert "get secret" not in production
+
+
 def test_plain_manifests_are_those_of_the_chart_without_a_word_of_helm() -> None:
     script = [
         str(ROOT / "scripts" / "manifests"),

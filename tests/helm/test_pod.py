@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,7 +19,7 @@ import pytest
 from fawa.net import tls
 from tests.daemon import PATIENCE
 from tests.helm.charts import Object, config, container, of_kind, render, secret_value, the
-from tests.helm.pod import ADDRESS, Pod, running
+from tests.helm.pod import ADDRESS, Pod, environment, running
 
 #: Begins a call, says that it has been taken, and sends the rest of it when it is told to; prints the answer.
 SLOW_CALL = """
@@ -134,7 +137,7 @@ def test_the_pod_with_tls_and_quic(tmp_path: Path) -> None:
             "tls.key": (development / "dev-key.pem").read_bytes(),
         }
     }
-    with running(manifest, rendered, tmp_path, secrets) as pod:
+    with running(manifest, rendered, tmp_path, secrets=secrets) as pod:
         assert "grpc" in pod.container["readinessProbe"]
         for which in ("startup", "readiness", "liveness"):
             succeeded, answer = pod.probe(which)
@@ -184,6 +187,47 @@ def test_files_apart_take_what_has_no_other_place(tmp_path: Path) -> None:
         assert link.path.startswith("/files/")
         get = pod.inside("curl", "--silent", "--fail", f"{base}{link.path}?{link.query}")
         assert subprocess.run(get, capture_output=True, check=True, timeout=PATIENCE).stdout == b"hello"
+
+
+def test_a_pod_with_the_charts_own_redis(tmp_path: Path) -> None:
+    rendered = render("values", "redis.enabled=true", "services={canva,canvax}")
+    manifest = the("Deployment", "fawa", rendered)
+    redis = the("StatefulSet", "fawa-redis", rendered)["spec"]["template"]["spec"]["containers"][0]
+    password = environment(redis, rendered)["REDISCLI_AUTH"]
+    assert environment(container(manifest), rendered)["REDIS_PASSWORD"] == password
+    service = the("Service", "fawa-redis", rendered)
+    kept = tmp_path / "redis"
+    kept.mkdir()
+    words = [*redis["command"], *redis["args"]]
+    command = [word.replace("/data", str(kept)).replace("$(REDISCLI_AUTH)", password) for word in words]
+    command += ["--daemonize", "yes", "--pidfile", str(kept / "pid"), "--bind", ADDRESS]
+    # Mounts of its own, as what it writes to cannot be made read-only for fawad; its name is the DNS' to know.
+    command = ["unshare", "--mount", *command]
+    name = f"{ADDRESS} {service['metadata']['name']}"
+    before = (f"echo {name} >>/etc/hosts", f"{shlex.join(command)} >/dev/null")
+    try:
+        with running(manifest, rendered, tmp_path, before=before) as pod:
+            succeeded, answer = pod.probe("readiness")
+            assert succeeded, answer
+            cli = pod.inside("env", f"REDISCLI_AUTH={password}", *redis["readinessProbe"]["exec"]["command"])
+            cli[-1:] = ["-h", ADDRESS, cli[-1]]
+            pong = subprocess.run(cli, capture_output=True, text=True, check=True, timeout=PATIENCE)
+            assert pong.stdout == "PONG\n"
+            # Nobody comes in without the password.
+            bare = pod.inside("redis-cli", "-h", ADDRESS, "ping")
+            refused = subprocess.run(bare, capture_output=True, text=True, check=False, timeout=PATIENCE)
+            assert "NOAUTH" in refused.stdout + refused.stderr
+            os.kill(int((kept / "pid").read_text()), SIGKILL)
+            succeeded, answer = pod.probe("readiness")
+            assert not succeeded
+            assert "redis" in answer.lower()
+            assert pod.probe("liveness")[0]
+            pod.daemon.signal(SIGTERM)
+            assert pod.daemon.wait(pod.grace) == 0
+    finally:
+        if (kept / "pid").exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int((kept / "pid").read_text()), SIGKILL)
 
 
 def routed(name: str) -> list[str]:
