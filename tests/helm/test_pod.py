@@ -201,7 +201,7 @@ def test_a_pod_with_the_charts_own_redis(tmp_path: Path) -> None:
     words = [*redis["command"], *redis["args"]]
     command = [word.replace("/data", str(kept)).replace("$(REDISCLI_AUTH)", password) for word in words]
     command += ["--daemonize", "yes", "--pidfile", str(kept / "pid"), "--bind", ADDRESS]
-    # Mounts of its own, as what it writes to cannot be made read-only for fawad; its name is the DNS' to know.
+    # It has mounts of its own, as those that it writes to cannot be made read-only for fawad.
     command = ["unshare", "--mount", *command]
     name = f"{ADDRESS} {service['metadata']['name']}"
     before = (f"echo {name} >>/etc/hosts", f"{shlex.join(command)} >/dev/null")
