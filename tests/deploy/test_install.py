@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -75,6 +76,27 @@ def test_the_sdist_and_the_wheel_have_all_of_fawa_and_the_page(built: tuple[Path
         f"fawa-{wheel.name.split('-')[1]}.dist-info/{name}"
         for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
+
+
+def test_what_the_image_is_built_from_gives_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
+    stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[1]
+    for line in re.findall(r"^COPY (.+)$", stage, re.M):
+        *sources, target = line.split()
+        for source in sources:
+            place = tmp_path / target / source if target == "./" else tmp_path / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+            copy(ROOT / source, place)
+    hatchling = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", "dist"]
+    subprocess.run(hatchling, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+
+    def content(path: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if "__pycache__" not in name}
+
+    assert content(wheel).keys() == content(built[1]).keys()
+    assert content(wheel) == content(built[1])
 
 
 def dockerfile() -> dict[str, list[str]]:
