@@ -46,6 +46,7 @@ from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.ops.meters import Figure, Meters, counter, gauge
+from fawa.ops.notify import Manager
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Dependent, Offer, Service, merge_checks
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
@@ -184,6 +185,8 @@ class Supervisor:
     #: Reads the settings anew, for SIGHUP.
     reload: Callable[[], Loaded]
     services: Sequence[Service]
+    #: Who started the process.
+    manager: Manager = attrs.field(factory=Manager.of)
     health: HealthState = attrs.field(factory=HealthState, init=False)
     _router: Router = attrs.field(init=False)
     _root: Root = attrs.field(init=False)
@@ -260,6 +263,7 @@ class Supervisor:
                     await self._stop.wait()
                     grace = self.settings.drain_grace
                     _log.info("draining", connections=self.connections, grace=grace)
+                    self.manager.stopping(f"draining, for up to {grace:g} s")
                     self.health.close()
                     self._door.drain(grace)
                     if self._quic is not None:
@@ -531,6 +535,7 @@ class Supervisor:
             listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
+        self.manager.ready(f"serving at {scheme}://{first}/")
 
     # Signals
 
@@ -550,11 +555,18 @@ class Supervisor:
 
     async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
+        self.manager.reloading()
+        reloaded = await self._reload()
+        # A signal may come before the start is done, or in the drain: then this is not what is to be said.
+        if self._is_up and not self._stop.is_set():
+            self.manager.ready("serving" if reloaded else "serving by the settings as they were: see the log")
+
+    async def _reload(self) -> bool:
         try:
             new = await trio.to_thread.run_sync(self.reload)
         except Exception as error:
             _log.error("settings not reloaded", reason=str(error))
-            return
+            return False
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
         self._level = None
@@ -571,3 +583,4 @@ class Supervisor:
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))
+        return True
