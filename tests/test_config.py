@@ -88,6 +88,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "tls.cert": [f"{pairs}/cert{number}.pem" for number in range(3)],
         "tls.key": [f"{pairs}/key{number}.pem" for number in range(3)],
         "link_secret": [SECRET, SECRET[::-1], SECRET * 2],
+        "redis.url": ["redis://a:1/2", "rediss+cluster://a,b:2", ""],
+        "redis.ca": ["/a", "/b", "/c"],
         "admin.listen": ["127.0.0.1:1", "off", "unix:/run/fawa.sock"],
         "admin.token": [SECRET, SECRET[::-1], SECRET * 2],
         "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
@@ -128,6 +130,7 @@ def test_flag_over_environment_over_file_over_default(key: str, pairs: Path) -> 
     }
     other = {part: [word for name in s3 if name != part for word in s3[name]] for part in s3}
     other["s3.public_endpoint"] = [word for words in s3.values() for word in words]
+    other["redis.ca"] = ["--redis-url", "rediss://a"]
     other |= {"tls.cert": ["--tls-key", f"{pairs}/key0.pem"], "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"]}
     default = "/home/ann/.local/share/fawa" if row.default is None else row.default
     for by_flag, by_environment, by_file in itertools.product((True, False), repeat=3):
@@ -318,6 +321,14 @@ def test_the_admin_listener_is_for_operators() -> None:
         "and change what only operators may; allowed: an address of this machine, a Unix socket, a token"
     ]
     assert load_here([*open_to_all, "--admin-token", SECRET])
+
+
+def test_who_signs_for_redis_is_asked_over_tls_alone() -> None:
+    flags = ["--redis-ca", "/ca.pem", "--redis-url"]
+    assert load_here([*flags, "rediss+sentinel://:password@a/files"])
+    (problem,) = problems([*flags, "redis://:password@a"])
+    assert problem.endswith("allowed: redis.ca only with a redis.url that begins with rediss")
+    assert "password" not in problem
     assert load_here(["--admin-listen", "unix:/run/fawa.sock"])
     assert "would listen on the same port" in problems(["--admin-listen", "127.0.0.1:8080"])[0]
 

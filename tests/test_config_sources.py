@@ -84,15 +84,6 @@ def test_variables_of_the_client_and_of_kubernetes_for_a_service_named_fawa_are_
     assert source.problems == []
 
 
-def test_data_is_never_kept_elsewhere_than_the_environment_asks() -> None:
-    source, _ = read_environment({"DRAGONFLY_ADDR": "db"})
-    assert source.problems == [
-        "DRAGONFLY_ADDR (environment): this version keeps records in data_dir alone and has no Redis storage "
-        "yet; unset it to keep them there",
-    ]
-    assert read_environment({"DRAGONFLY_ADDR": ""})[0].problems == []
-
-
 @pytest.mark.parametrize(
     ("endpoint", "public", "use_ssl", "read"),
     [
@@ -159,6 +150,14 @@ def test_empty_variables_of_earlier_deployments_are_not_given() -> None:
 )
 def test_variables_of_earlier_deployments_that_do_not_fit(environ: dict[str, str], problem: str) -> None:
     assert read_environment(environ)[0].problems == [problem]
+
+
+def test_the_redis_of_earlier_deployments() -> None:
+    source, _ = read_environment({"DRAGONFLY_ADDR": " db:6379 "})
+    assert source == Source({"redis.url": Given("db:6379", "environment DRAGONFLY_ADDR")})
+    assert read_environment({"DRAGONFLY_ADDR": " "})[0] == Source()
+    source, _ = read_environment({"FAWA_REDIS_URL": "redis://other", "DRAGONFLY_ADDR": "db"})
+    assert source.problems == ["FAWA_REDIS_URL and DRAGONFLY_ADDR (environment) mean the same; set one"]
 
 
 @pytest.mark.parametrize("name", ["FAWA_CONFIG", "CONFIG_PATH"])

@@ -51,6 +51,8 @@ class Received:
     """A file that has been received."""
 
     path: Path
+    #: As the server has it.
+    name: str
     size: int
     #: Bytes that were there from an earlier attempt.
     resumed_from: int
@@ -79,6 +81,8 @@ class Download:
     trust: Trust
     progress: Progress
     _part: Part | None = attrs.field(default=None, init=False)
+    #: As the server has it.
+    _name: str = attrs.field(default="", init=False)
     #: Of the whole content, once a server has told it.
     _sha256: bytes | None = attrs.field(default=None, init=False)
     #: What the link leads to, where that is how to go on.
@@ -106,7 +110,7 @@ class Download:
             part = self._opened()
             await self._verify(part)
             await trio.to_thread.run_sync(lambda: part.publish(force=self.force))
-            return Received(part.target, part.size, self._resumed_from or 0)
+            return Received(part.target, self._name, part.size, self._resumed_from or 0)
         finally:
             if self._part is not None:
                 self._part.close()
@@ -137,6 +141,7 @@ class Download:
 
     async def _open(self, name: str) -> Part:
         if self._part is None:
+            self._name = name
             self._part = await trio.to_thread.run_sync(self._open_blocking, name)
         return self._part
 

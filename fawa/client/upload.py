@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -39,12 +39,24 @@ _MAY_PASS: Final = frozenset(
 )
 
 
+class Readable(Protocol):
+    """What can be read from any offset: a file, or what looks like one."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go on at an offset from the start."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to `count` bytes, none at the end."""
+
+    def close(self) -> None:
+        """Be done with it."""
+
+
 @attrs.define(eq=False)
 class Source:
     """A file to send, hashed on the way."""
 
-    #: Can be read from any offset.
-    file: BinaryIO
+    file: Readable
     name: str
     #: Bytes of it to send.
     size: int
@@ -94,7 +106,7 @@ class Source:
 
 
 async def send_file(
-    channel: Channel, file: BinaryIO, name: str, size: int, progress: Progress
+    channel: Channel, file: Readable, name: str, size: int, progress: Progress
 ) -> SendFileResponse:
     """Send `size` bytes of `file` under a name, in one call; returns the answer, with the key.
 

@@ -27,6 +27,7 @@ from fawa.config.kinds import (
     Networks,
     Origins,
     Place,
+    RedisUrl,
     Secret,
     Several,
     Size,
@@ -35,6 +36,7 @@ from fawa.config.kinds import (
     UnixAddress,
     WebAddress,
 )
+from fawa.storage.redis_url import RedisAddress
 
 T = TypeVar("T")
 
@@ -382,6 +384,28 @@ class BoardSettings:
 
 
 @attrs.frozen
+class RedisSettings:
+    """Records of files and copies of boards in Redis, Valkey or Dragonfly."""
+
+    # With a content folder of its own, each daemon would repair away the records of the others.
+    url: RedisAddress | None = setting(
+        Maybe(RedisUrl()),
+        "",
+        "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
+        "files hold (data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
+        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
+        "flags can be seen by every user of the machine.",
+        earlier="DRAGONFLY_ADDR",
+    )
+    ca: Path | None = setting(
+        Maybe(Place()),
+        "",
+        "PEM file with the authorities that may have signed its certificate (rediss://), in place of the "
+        "system's.",
+    )
+
+
+@attrs.frozen
 class LogSettings:
     """What is logged, on standard error."""
 
@@ -486,6 +510,7 @@ class Settings:
     file: FileSettings = section(FileSettings, "Files")
     s3: S3Settings = section(S3Settings, "S3")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
+    redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")

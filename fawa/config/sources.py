@@ -22,9 +22,6 @@ CLIENT_VARIABLES = ("FAWA_SERVER",)
 #: Says whether the addresses of earlier deployments are to be reached with TLS.
 USE_SSL = "MINIO_USE_SSL"
 
-#: Variables of earlier deployments that say where data goes, by the backend they stand for, which is not yet.
-BACKENDS = {"Redis": ("DRAGONFLY_ADDR",)}
-
 #: The file key of earlier deployments for their one listener.
 ADDR = "addr"
 
@@ -154,14 +151,6 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
             advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
     _read_earlier(environ, source)
-    for backend, names in BACKENDS.items():
-        # Never ignored: somebody counts on their data going there.
-        if found := [name for name in names if environ.get(name)]:
-            them = "it" if len(found) == 1 else "them"
-            source.problems.append(
-                f"{', '.join(found)} (environment): this version keeps records in data_dir alone and has no "
-                f"{backend} storage yet; unset {them} to keep them there"
-            )
     places = [Given(environ[name], f"environment {name}") for name in FILE_VARIABLES if environ.get(name)]
     if len(places) > 1:
         source.problems.append(f"{' and '.join(FILE_VARIABLES)} (environment) mean the same; set one")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import mimetypes
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 import trio
@@ -17,7 +16,6 @@ from google.protobuf.message import Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from fawa.net.exchange import Exchange
 from fawa.ops.logging import get_logger
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
@@ -36,30 +34,32 @@ from fawa.proto.file.v1.file_pb2 import (
     StartUploadResponse,
 )
 from fawa.rpc.stream import Stream
-from fawa.services.base import Offer
+from fawa.services.base import Offer, checks
 from fawa.services.file_uploads import UploadRpc, checked_sha256
-from fawa.services.links import Links, make_link
+from fawa.services.http_uploads import HttpUploads
+from fawa.services.intake import Intake, IntakeSettings
+from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, content_disposition, guess_type
+from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
 from fawa.services.uploads import UploadLimits, Uploads, make_key
 from fawa.storage.base import (
     ContentStore,
     Damaged,
+    Dependency,
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
-    Unreachable,
     Upload,
     UploadStore,
     is_key,
 )
-from fawa.storage.lifecycle import expire, open_file, publish, repair
-
-#: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
-_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+from fawa.storage.leases import Leases, embedded_leases
+from fawa.storage.lifecycle import open_file, publish
 
 _log = get_logger("fawa.services.file")
 
@@ -110,6 +110,8 @@ class FileRpc(FileServiceBase):
             return
         expected = checked_sha256(info.sha256)
         with _status_of_storage_errors():
+            # Whoever sends much should not hear at its end what was known at its beginning.
+            await self.metadata.check()
             key = make_key()
             async with self.content.create(key) as upload:
                 await _receive_content(stream, upload, info.size, settings.progress_timeout)
@@ -193,10 +195,10 @@ class FileRpc(FileServiceBase):
             # No link to content that is not there.
             async with open_file(self.content, self.metadata, key, now) as (record, _):
                 pass
-        expires = math.ceil(min(now + settings.link_ttl, record.expires))
+        expires = link_expiry(record, now, settings.link_ttl)
         url = self._direct_link(record, now, expires)
         if url is None:
-            base = settings.public_url.rstrip("/") or _address_client_used(stream)
+            base = _link_base(settings.public_url, stream)
             url = make_link(base, self.secret, key, record.name, expires)
         answer = GetDownloadURLResponse(
             url=url,
@@ -348,10 +350,10 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
-    except Unreachable as error:
-        _log.error("file storage failed", error=str(error))
-        text = f"{error.backend}, where the files are, is out of reach at the moment: try again later"
-        raise GRPCError(Status.UNAVAILABLE, text) from error
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
+        raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
@@ -376,22 +378,17 @@ async def _send_content(stream: object, message: Message, field: str, content: b
     await cast("Any", stream).send_content(message, field, content)
 
 
-def _address_client_used(stream: object) -> str:
-    """Return scheme and authority under which the client called, for a link that it can follow.
-
-    What the client says about itself comes back to itself alone.
+def _link_base(public_url: str, stream: object) -> str:
+    """Return what links begin with.
 
     Raises:
-        GRPCError: FAILED_PRECONDITION, it named no host that a link could have.
+        GRPCError: FAILED_PRECONDITION, the client named no host that a link could have.
 
     """
-    exchange: Exchange = cast("Any", stream).exchange
-    if not _AUTHORITY.fullmatch(exchange.authority):
-        raise GRPCError(
-            Status.FAILED_PRECONDITION,
-            f"no link can be made for the host {exchange.authority!r}: set public_url on the server",
-        )
-    return f"{exchange.scheme}://{exchange.authority}"
+    try:
+        return link_base(public_url, cast("Any", stream).exchange)
+    except ValueError as error:
+        raise GRPCError(Status.FAILED_PRECONDITION, str(error)) from None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -404,6 +401,7 @@ class FileService:
     open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
     #: The same for uploads that may be interrupted, if content can be resumed.
     open_uploads: Callable[[], AbstractAsyncContextManager[UploadStore]] | None = None
+    open_leases: Callable[[], AbstractAsyncContextManager[Leases]] = embedded_leases
     #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
     secret: bytes = attrs.field(repr=False)
     #: May be replaced while running; `sweep_interval` counts from the next sweep on.
@@ -416,7 +414,9 @@ class FileService:
     ) -> Offer:
         rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
         links = Links(content, metadata, self.secret, self.clock)
-        return Offer(rpc=(rpc,), http=links.routes, **more)
+        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
+        http = {**links.routes, **HttpUploads(intake, uploads).routes}
+        return Offer(rpc=(rpc,), http=http, **more)
 
     def outline(self) -> Offer:
         """Return what it will serve once the stores are open; until then nothing asks for them."""
@@ -427,7 +427,7 @@ class FileService:
         """Serve until cancelled.
 
         Raises:
-            Unreachable: a store is away.
+            OutOfReach: a store is away.
             StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
@@ -436,35 +436,23 @@ class FileService:
         async with (
             self.open_content() as content,
             self.open_metadata() as metadata,
+            self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
-            await content.claim(await metadata.identity())
+            await content.claim(metadata.identity)
+            stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
                 records = await stack.enter_async_context(self.open_uploads())
                 uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
-                if removed := await uploads.repair():
-                    _log.warning("content of unknown uploads was removed", count=removed)
-            repaired = await repair(content, metadata, self.clock())
-            if repaired.total:
-                _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
-            if repaired.elsewhere:
-                _log.warning(
-                    "files are not served whose content is not here, and forgotten once they expire",
-                    count=repaired.elsewhere,
-                    advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
-                    "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
-                )
-            task_status.started(self._offer(content, metadata, uploads, checks=content.checks))
-            while True:
-                await trio.sleep(self.settings.sweep_interval)
-                try:
-                    if removed := await expire(content, metadata, self.clock()):
-                        _log.debug("expired files were removed", count=removed)
-                except StorageError as error:
-                    _log.error("expired files remain and are tried again", error=str(error))
-                if uploads is not None:
-                    await _sweep(uploads)
+                stores = metadata, records
+            sweeping = Sweeping(
+                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+            )
+            await sweeping.start()
+            all_checks = {**content.checks, **checks(*stores)}
+            task_status.started(self._offer(content, metadata, uploads, checks=all_checks))
+            await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:
         settings = self.settings
@@ -472,10 +460,11 @@ class FileService:
             upload_ttl=settings.upload_ttl, ttl=settings.ttl, max_file_size=settings.max_file_size
         )
 
-
-async def _sweep(uploads: Uploads) -> None:
-    try:
-        if removed := await uploads.sweep():
-            _log.debug("expired uploads were removed", count=removed)
-    except StorageError as error:
-        _log.error("expired uploads remain and are tried again", error=str(error))
+    def _intake_settings(self) -> IntakeSettings:
+        settings = self.settings
+        return IntakeSettings(
+            limits=self._upload_limits(),
+            progress_timeout=settings.progress_timeout,
+            link_ttl=settings.link_ttl,
+            public_url=settings.public_url,
+        )

@@ -31,12 +31,13 @@ class StorageError(Exception):
     """
 
 
-class Unreachable(StorageError):  # noqa: N818 - said as it is
-    """The backend is away or overloaded, and may be back by itself."""
+class OutOfReach(StorageError):  # noqa: N818 - said as it is
+    """The backend is away, and will be back without anybody changing a setting."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
-        #: What clients may be told that it is, such as `S3`.
+        #: What clients may be told.
+        self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
         self.backend = backend
 
 
@@ -112,7 +113,23 @@ class FileRecord:
     state: State = State.READY
 
 
-class MetadataStore(Protocol):
+class Dependency(Protocol):
+    """What can be away, and is asked when somebody wants to know whether the daemon is ready."""
+
+    @property
+    def backend(self) -> str:
+        """What it is, for the operator: "redis", or the name of a database's file."""
+
+    async def check(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            StorageError: it does not.
+
+        """
+
+
+class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
     async def identity(self) -> str:
@@ -209,8 +226,8 @@ class ContentStore(Protocol):
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
 
-    async def claim(self, owner: str) -> None:
-        """Note, durably, that the content goes with the records whose identity is `owner`.
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
+        """Note, durably, that the content goes with the records of that `identity`, which may be asked.
 
         Raises:
             StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.
@@ -336,7 +353,7 @@ class UploadRecord:
     epoch: int = 0
 
 
-class UploadStore(Protocol):
+class UploadStore(Dependency, Protocol):
     """Records of uploads by id. What a method changed is durable when it returns."""
 
     async def add(self, record: UploadRecord) -> None:
@@ -384,7 +401,7 @@ class UploadStore(Protocol):
         """Tell whether there is an upload that becomes the file under `key`."""
 
 
-class BoardStore(Protocol):
+class BoardStore(Dependency, Protocol):
     """Copies of whiteboards by code, each until it expires. Times are Unix seconds.
 
     A copy outlives the process once `put` has returned, but a power cut may cost the newest ones: they are

@@ -17,6 +17,13 @@ class WrappedMetadata:
     async def identity(self) -> str:
         return await self._inner.identity()
 
+    @property
+    def backend(self) -> str:
+        return self._inner.backend
+
+    async def check(self) -> None:
+        await self._inner.check()
+
     async def add(self, record: FileRecord) -> None:
         self._step()
         await self._inner.add(record)
@@ -53,6 +60,13 @@ class WrappedUploads:
     def __init__(self, inner: UploadStore, step: Callable[[], None]) -> None:
         self._inner = inner
         self._step = step
+
+    @property
+    def backend(self) -> str:
+        return self._inner.backend
+
+    async def check(self) -> None:
+        await self._inner.check()
 
     async def add(self, record: UploadRecord) -> None:
         self._step()
