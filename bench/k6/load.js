@@ -10,7 +10,7 @@
 // gRPC needs a proxy, if there is one, that passes HTTP/2 on.
 
 import { check, sleep } from 'k6';
-import { sha256 } from 'k6/crypto';
+import { randomBytes, sha256 } from 'k6/crypto';
 import encoding from 'k6/encoding';
 import exec from 'k6/execution';
 import http from 'k6/http';
@@ -27,14 +27,14 @@ const ON_A_BOARD = 10;
 // Events that somebody draws in one visit, and milliseconds between them.
 const STROKES = QUICK ? 5 : 40;
 const PAUSE = 250;
-// Milliseconds after which an event that has not come back counts as lost.
-const PATIENCE = 10_000;
+// Milliseconds after which an event that has not come back counts as lost, and a connection that is not there.
+const PATIENCE = QUICK ? 60_000 : 10_000;
 const FILE = 64 * 1024;
 
 const users = (kind) => (QUICK ? 2 : USERS[kind]);
 const stages = (kind) =>
   QUICK
-    ? [{ duration: '4s', target: users(kind) }]
+    ? [{ duration: '2s', target: users(kind) }]
     : [
         { duration: '1m', target: users(kind) },
         { duration: '3m', target: users(kind) },
@@ -44,7 +44,7 @@ const scenario = (kind) => ({
   exec: kind,
   startVUs: QUICK ? users(kind) : 0,
   stages: stages(kind),
-  gracefulStop: '30s',
+  gracefulStop: QUICK ? '2m' : '30s',
 });
 
 const FAST = QUICK ? [] : ['p(95)<50', 'p(99)<150'];
@@ -117,7 +117,7 @@ export const grpc_calls = counted(() => {
   if (!connected) {
     const plaintext = SERVER.startsWith('http://');
     const { host, port } = authority();
-    client.connect(`${host}:${port}`, { plaintext, timeout: '10s' });
+    client.connect(`${host}:${port}`, { plaintext, timeout: PATIENCE });
     connected = true;
   }
   const name = `user ${exec.vu.idInTest}`;
@@ -158,16 +158,21 @@ export const boards = counted(({ codes }) => {
   const code = codes[exec.vu.idInTest % codes.length];
   const socket = new WebSocket(`${SERVER.replace(/^http/, 'ws')}/ws/canva?code=${code}`, ['fawa.v2']);
   const sent = new Map(); // by op: when
-  let me = null;
-  let op = 0;
-  let seq = 0;
+  let [me, op, seq, over] = [null, 0, 0, false];
   let drawing = null;
   let waiting = null;
 
-  const leave = () => {
-    clearInterval(drawing);
-    clearTimeout(waiting);
-    socket.close();
+  // Leave for good, with what went wrong if something did.
+  const leave = (why) => {
+    if (!over) {
+      over = true;
+      clearInterval(drawing);
+      clearTimeout(waiting);
+      if (why) {
+        fault(`board ${code}, after ${op} strokes, ${sent.size} of them not seen: ${why}`);
+      }
+      socket.close();
+    }
   };
   const draw = () => {
     op += 1;
@@ -180,8 +185,8 @@ export const boards = counted(({ codes }) => {
     }
   };
   const hear = (event) => {
-    if (seq && event.seq !== seq + 1) {
-      fault(`board ${code}: event ${event.seq} came after ${seq}`);
+    if (event.seq !== seq + 1) {
+      leave(`event ${event.seq} came after ${seq}`);
     }
     seq = event.seq;
     if (event.client_id === me && sent.has(event.op)) {
@@ -195,53 +200,50 @@ export const boards = counted(({ codes }) => {
   };
 
   socket.onopen = () => socket.send(JSON.stringify({ hello: { name: `user ${exec.vu.idInTest}` } }));
-  socket.onmessage = ({ data }) => {
+  socket.onmessage = counted(({ data }) => {
     const document = JSON.parse(data);
     if (document.hello) {
       me = document.hello.client_id;
       drawing = setInterval(draw, PAUSE);
-      waiting = setTimeout(() => {
-        fault(`board ${code}: of ${STROKES} strokes ${sent.size} did not come back in time`);
-        leave();
-      }, STROKES * PAUSE + PATIENCE);
+      waiting = setTimeout(() => leave('too late'), STROKES * PAUSE + PATIENCE);
     } else if (document.event) {
       hear(document.event);
     } else if (document.snapshot) {
       seq = document.snapshot.seq;
     } else if (document.error) {
-      fault(`board ${code}: ${document.error.code} ${document.error.message}`);
+      leave(`${document.error.code} ${document.error.message}`);
     }
-  };
-  socket.onerror = (error) => {
-    clearInterval(drawing);
-    clearTimeout(waiting);
-    fault(`board ${code}: ${error.error}`);
-  };
-  socket.onclose = () => {
-    clearInterval(drawing);
-    clearTimeout(waiting);
-    if (op < STROKES) {
-      fault(`board ${code}: closed after ${op} of ${STROKES} strokes`);
-    }
-  };
+  });
+  socket.onerror = ({ error }) => leave(error);
+  socket.onclose = () => leave('it was closed');
 });
 
 // Files
 
+// Made once for each user: k6 takes longer for it than fawad for the file.
+let mine = null;
+
+function make_file() {
+  const content = randomBytes(FILE);
+  const body = concat(
+    envelope({ info: { name: `k6-${exec.vu.idInTest}.bin`, size: FILE } }),
+    envelope({ chunkData: encoding.b64encode(content) }),
+  );
+  return { digest: sha256(content, 'hex'), body: body.buffer };
+}
+
 export const files = counted(() => {
-  const content = random(FILE);
-  const name = `k6-${exec.vu.idInTest}-${exec.vu.iterationInScenario}.bin`;
-  const key = upload(name, content);
+  mine = mine || make_file();
+  const key = upload(mine.body);
   if (key) {
     uploaded.add(1);
     const link = call('file.v1.FileService/GetDownloadURL', { randomkey: key });
-    check(link, { 'there is a link': (got) => got.status === 200 && Boolean(got.json('url')) });
     const url = link.status === 200 ? link.json('url') : null;
+    check(link, { 'there is a link': () => Boolean(url) });
     if (url) {
       const got = http.get(url, { responseType: 'binary', tags: { name: 'link' } });
       check(got, {
-        'the link has what was sent': ({ status, body }) =>
-          status === 200 && sha256(body, 'hex') === sha256(content.buffer, 'hex'),
+        'the link has what was sent': ({ status, body }) => status === 200 && sha256(body, 'hex') === mine.digest,
       }) || console.error(`${url}: ${got.status} ${got.error}`);
     }
   }
@@ -249,12 +251,8 @@ export const files = counted(() => {
 });
 
 // Send a file with a client stream of Connect, which is one POST (https://connectrpc.com/docs/protocol).
-function upload(name, content) {
-  const body = concat(
-    envelope({ info: { name, size: content.length } }),
-    envelope({ chunkData: encoding.b64encode(content.buffer) }),
-  );
-  const answer = http.post(`${SERVER}/file.v1.FileService/SendFile`, body.buffer, {
+function upload(body) {
+  const answer = http.post(`${SERVER}/file.v1.FileService/SendFile`, body, {
     headers: { 'content-type': 'application/connect+json' },
     responseType: 'binary',
     tags: { name: 'file.v1.FileService/SendFile' },
@@ -265,14 +263,6 @@ function upload(name, content) {
   check(answer, { 'a file is taken': () => fine }) ||
     console.error(`SendFile: ${answer.status} ${answer.error} ${JSON.stringify(messages)}`);
   return fine ? message.randomkey : null;
-}
-
-function random(size) {
-  const octets = new Uint8Array(size);
-  for (let at = 0; at < size; at++) {
-    octets[at] = Math.floor(Math.random() * 256);
-  }
-  return octets;
 }
 
 // A message with its prefix: one octet of flags, four of length.
