@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ commands:
   fawad config          print the settings in force and where each comes from (--json for programs)
   fawad config --help   document every setting: flag, environment variable, file key
   fawad check-config    say whether the settings are valid
+  fawad doctor          say what is wrong with the set-up, and what to do (--help tells more)
 
 SIGTERM and SIGINT finish what is under way and stop; a second one stops at once; SIGHUP reads the
 configuration and certificates again."""
@@ -30,7 +32,11 @@ configuration and certificates again."""
 def fawad() -> int:
     """Run the `fawad` command; returns its exit code (0 fine, 1 cannot run, 2 wrong settings)."""
     argv = sys.argv[1:]
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"config": _config, "check-config": _check}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "config": _config,
+        "check-config": _check,
+        "doctor": _doctor,
+    }
     try:
         if argv and argv[0] in commands:
             return commands[argv[0]](argv[1:])
@@ -58,6 +64,54 @@ def _check(argv: Sequence[str]) -> int:
     loaded = _load(argv)
     print(f"The settings are valid ({loaded.file or 'no file'}).")
     return 0
+
+
+_DOCTOR = """\
+Say what is wrong with the set-up, and what to do about each fault: the data folder and its disk, limits of the
+system, the certificate, the running daemon, and what clients do by the public name (fetch a file by its link, open
+a WebTransport session over UDP). It reads the settings that fawad reads: give it the same flags, environment and
+file, as the user that fawad runs as, while fawad runs. It sends one file of one byte and makes one board, which
+expire as others do.
+
+exit codes: 0 nothing found, 1 a fault found, 2 the command line is wrong"""
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fawad doctor",
+        usage="%(prog)s [--json] [--ca FILE] [--patience SECONDS] [SETTING]...",
+        description=_DOCTOR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="root certificates (PEM) in place of the system's"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=5.0, metavar="SECONDS", help="for each answer [%(default)g]"
+    )
+    options, flags = parser.parse_known_args(argv)
+
+    from fawa.ops.doctor import report
+    from fawa.ops.doctor.findings import Case, Examined, Finding
+
+    try:
+        settings = _load(flags).settings
+    except ConfigError as error:
+        faults = (
+            Finding(problem, "Set it right: fawad does not start with it") for problem in error.problems
+        )
+        examined = [Examined("settings", tuple(faults))]
+    else:
+        import trio
+
+        from fawa.ops.doctor.examination import examine
+
+        case = Case(settings, options.ca, time.time, options.patience)
+        examined = [Examined("settings"), *trio.run(examine, case)]
+    print(report.as_json(examined) if options.json else report.as_text(examined))
+    return 0 if report.is_healthy(examined) else _FAILED
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -163,6 +163,7 @@ class QuicClientEngine(QuicEngine):
             idle_timeout=limits.idle_timeout,
             max_data=limits.connection_window,
             max_stream_data=limits.stream_window,
+            max_datagram_frame_size=65536 if limits.sessions else None,
             # An address may name its interface, of which no certificate knows.
             server_name=host.partition("%")[0],
             cafile=trust.cafile,
