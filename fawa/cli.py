@@ -67,11 +67,13 @@ def _check(argv: Sequence[str]) -> int:
 
 
 _DOCTOR = """\
-Say what is wrong with the set-up, and what to do about each fault: the data folder and its disk, limits of the
-system, the certificate, the running daemon, and what clients do by the public name (fetch a file by its link, open
-a WebTransport session over UDP). It reads the settings that fawad reads: give it the same flags, environment and
-file, as the user that fawad runs as, while fawad runs. It sends one file of one byte and makes one board, which
-expire as others do.
+Say what is wrong with the set-up, and what to do about each fault: the data folder and its disk, limits
+of the system, the certificate, the running daemon, and what clients do by the public name (fetch a file
+by its link, open a WebTransport session over UDP).
+
+It reads the settings that fawad reads: give it the same flags, environment and file, as the user that
+fawad runs as, while fawad runs. It sends one file of one byte and makes one board, which expire as others
+do.
 
 exit codes: 0 nothing found, 1 a fault found, 2 the command line is wrong"""
 

@@ -6,7 +6,7 @@
 //   -e QUICK=1   a few users for a few seconds, and only errors count: to see that everything works at all
 //   --insecure-skip-tls-verify   for a certificate that nobody vouches for
 //
-// It leaves files of 64 KiB behind (about 300 MB in all), which fawad removes by itself (setting file.ttl).
+// It leaves files of 64 KiB behind (about 400 MB in all), which fawad removes by itself (setting file.ttl).
 // gRPC needs a proxy, if there is one, that passes HTTP/2 on.
 
 import { check, sleep } from 'k6';

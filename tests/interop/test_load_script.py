@@ -1,4 +1,4 @@
-"""The load test that operators run, `bench/k6/load.js`, by the real k6 in its quick form: that it works at all."""
+"""The load test that operators run, `bench/k6/load.js`, by the real k6: that its quick form works at all."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from fawa.client.dial import parse_server
 from fawa.net.tls import Certificate, TlsError, load_certificate
 from fawa.ops.doctor.findings import Case, Finding, NotLookedAt
 
-#: Seconds before its end from which on a certificate should have been renewed: certbot and cert-manager do so a
-#: month before.
+#: Seconds before its end from which on a certificate should have been renewed: certbot and cert-manager do
+#: so a month before.
 EARLY: Final = 7 * 86_400.0
 
 
@@ -29,18 +29,20 @@ async def certificate(case: Case) -> list[Finding]:
     try:
         loaded = await trio.to_thread.run_sync(load_certificate, cert, key)
     except TlsError as error:
-        return [Finding(str(error), "Set tls.cert and tls.key to a certificate and its key")]
+        return [Finding(_capital(str(error)), "Set tls.cert and tls.key to a certificate and its key")]
     return await trio.to_thread.run_sync(lambda: list(_look(case, loaded)))
 
 
 def _look(case: Case, loaded: Certificate) -> Iterator[Finding]:
     now, renew = case.clock(), "Put a new one in its place, and send fawad SIGHUP"
     if warning := loaded.warning(now):
-        yield Finding(warning, f"{renew}; or, if it is this machine's clock that is wrong, set it right")
+        yield Finding(
+            _capital(warning), f"{renew}; or, if it is this machine's clock that is wrong, set it right"
+        )
         return
     if loaded.not_after - now < EARLY:
         until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(loaded.not_after))
-        yield Finding(f"the certificate {loaded.path} is about to expire, on {until}", renew)
+        yield Finding(f"The certificate {loaded.path} is about to expire, on {until}", renew)
     name = _public_name(case, loaded)
     if name is None:
         return
@@ -50,11 +52,15 @@ def _look(case: Case, loaded: Certificate) -> Iterator[Finding]:
         )
     except ssl.SSLCertVerificationError as error:
         yield Finding(
-            f"clients refuse the certificate {loaded.path} for {name}: {error.verify_message.rstrip('.')}",
-            "The file is to have the certificate first, then each one between it and a root that clients have, "
-            "and the certificate is to name the host of public_url. If the root is your own, name its file to "
-            "the doctor with --ca",
+            f"Clients refuse the certificate {loaded.path} for {name}: {error.verify_message.rstrip('.')}",
+            "The file is to have the certificate first, then each one between it and a root that clients "
+            "have, and the certificate is to name the host of public_url. If the root is your own, name its "
+            "file to the doctor with --ca",
         )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
 
 
 def _public_name(case: Case, loaded: Certificate) -> str | None:

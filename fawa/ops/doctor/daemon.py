@@ -35,8 +35,11 @@ async def daemon(case: Case) -> list[Finding]:
         await get(f"{origin}/", Trust(insecure=True), case.timeout)
     except GRPCError as error:
         return [
-            Finding(f"fawad does not answer: {error.message}", "Start it; its log says why if it does not")
+            Finding(
+                f"The daemon does not answer: {error.message}", "Start it; its log says why if it does not"
+            )
         ]
+    case.answers = True
     return await _admin(case)
 
 
@@ -52,13 +55,13 @@ async def _admin(case: Case) -> list[Finding]:
         ready = msgspec.json.decode(told, type=_Ready)
     except (GRPCError, msgspec.DecodeError) as error:
         why = error.message if isinstance(error, GRPCError) else "something else than fawad answers there"
-        return [
-            Finding(f"fawad's admin listener does not answer: {why}", "See admin.listen, and fawad's log")
-        ]
+        return [Finding(f"The admin listener does not answer: {why}", "See admin.listen, and fawad's log")]
     if found := _DESCRIPTORS.search(metrics):
         case.descriptors = int(float(found[1]))
     return [
-        Finding(f"fawad is not ready: {name}: {text}", "Mend that; until then no clients should be sent here")
+        Finding(
+            f"The daemon is not ready: {name}: {text}", "Mend that; until then no clients should be sent here"
+        )
         for name, text in ready.checks.items()
         if text != "ok"
     ]
@@ -67,7 +70,7 @@ async def _admin(case: Case) -> list[Finding]:
 async def get(
     url: str, trust: Trust, timeout: float, headers: list[tuple[bytes, bytes]] | None = None
 ) -> tuple[dict[bytes, bytes], bytes]:
-    """Return the headers of an answer, its status under `:status`, and its body, of which too much is not read.
+    """Return the headers of an answer, its status under `:status`, and its body, up to a bound.
 
     Raises:
         GRPCError: there is none, `CannotReach` where there is nobody to answer.

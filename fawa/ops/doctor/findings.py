@@ -19,9 +19,9 @@ TIMEOUT: Final = 5.0
 class Finding:
     """One thing that is wrong."""
 
-    #: What, with the value it has.
+    #: What, with the value it has: a sentence, but for its full stop.
     problem: str
-    #: What to do.
+    #: What to do; likewise.
     advice: str
 
 
@@ -31,7 +31,7 @@ class NotLookedAt(Exception):  # noqa: N818 - said as it is
 
 @attrs.define
 class Case:
-    """The set-up under examination. Checks are made one after the other, and later ones use what earlier ones saw."""
+    """The set-up under examination; later checks use what earlier ones saw."""
 
     settings: Settings
     #: Roots (PEM) to trust beside what the settings say, `None` for the system's.
@@ -40,6 +40,8 @@ class Case:
     clock: Callable[[], float]
     #: Seconds for each connection and each answer.
     timeout: float = TIMEOUT
+    #: Whether the daemon answers where it listens.
+    answers: bool = attrs.field(default=False, init=False)
     #: How many files the running daemon may open, if it said so.
     descriptors: int | None = attrs.field(default=None, init=False)
     #: Other clocks by whose they are: seconds that they are ahead of this machine's.
@@ -51,6 +53,16 @@ class Case:
         if self.settings.listen_tls is None or self.settings.tls.cert is not None:
             return None
         return self.settings.data_dir / "tls" / "dev-cert.pem"
+
+    def need_daemon(self) -> None:
+        """See that the daemon can be asked.
+
+        Raises:
+            NotLookedAt: it does not answer.
+
+        """
+        if not self.answers:
+            raise NotLookedAt("the daemon does not answer")
 
     def own(self) -> Origin:
         """Return where the daemon listens, as this machine reaches it: the plain listener, if there is one.

@@ -37,7 +37,10 @@ def _folder(folder: Path) -> Iterator[Finding]:
     while not place.exists() and place != place.parent:
         place = place.parent  # fawad makes what is missing
     if not place.is_dir():
-        yield Finding(f"data_dir {folder}: {place} is not a folder", "Set data_dir to a folder of its own")
+        yield Finding(
+            f"The data folder (data_dir {folder}) cannot be: {place} is not a folder",
+            "Set data_dir to a folder of its own",
+        )
         return
     try:
         _write(place)
@@ -52,7 +55,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
             continue
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding(
-                f"{secret} is a secret, and others than its owner may read it (mode {stat.S_IMODE(mode):o})",
+                f"The secret {secret} is not one: others than its owner may read it (mode {stat.S_IMODE(mode):o})",
                 f"Take their rights away: chmod 600 {secret}",
             )
 
@@ -73,16 +76,16 @@ def _write(folder: Path) -> None:
 
 def _unwritable(folder: Path, place: Path, error: OSError) -> Finding:
     if error.errno in _FULL:
-        problem = f"the disk of data_dir {folder} is full: {_mib(_PROBE)} could not be written"
+        problem = f"The disk of data_dir {folder} is full: {_mib(_PROBE)} could not be written"
         return Finding(problem, "Make room there, or set data_dir to another disk")
     if error.errno == errno.EFBIG:
-        problem = f"this process may not write a file of {_mib(_PROBE)} into data_dir {folder}"
+        problem = f"This process may not write a file of {_mib(_PROBE)} into data_dir {folder}"
         return Finding(problem, "Raise its limit: LimitFSIZE= of systemd, `ulimit -f` of the shell")
     if error.errno == errno.EROFS:
-        problem = f"data_dir {folder} is on a disk that is mounted read-only"
+        problem = f"The data folder {folder} is on a disk that is mounted read-only"
         return Finding(problem, "Mount it with write access, or set data_dir to another disk")
     problem = (
-        f"nothing can be written into {place}, for data_dir {folder}: {os.strerror(error.errno or 0).lower()}"
+        f"Nothing can be written into {place}, for data_dir {folder}: {os.strerror(error.errno or 0).lower()}"
     )
     return Finding(problem, f"Run the doctor as the user that fawad runs as, and give that user {place}")
 
@@ -92,12 +95,12 @@ def _space(place: Path) -> Iterator[Finding]:
     free = room.f_bavail * room.f_frsize
     if free < LEAST_FREE:
         yield Finding(
-            f"the disk of {place} is nearly full: {_mib(free)} are free, and {_mib(LEAST_FREE)} should be",
+            f"The disk of {place} is nearly full: {_mib(free)} are free, and {_mib(LEAST_FREE)} should be",
             "Make room there, or set data_dir to another disk; file.max_size and file.ttl bound what is kept",
         )
     if room.f_files and room.f_favail < LEAST_FILES:
         yield Finding(
-            f"the disk of {place} has room for {room.f_favail} more files, and should have for {LEAST_FILES}",
+            f"The disk of {place} has room for {room.f_favail} more files, and should have for {LEAST_FILES}",
             "Remove files there, or set data_dir to another disk",
         )
 
@@ -109,9 +112,9 @@ def _mib(size: int) -> str:
 async def descriptors(case: Case) -> list[Finding]:
     """Look whether there can be as many connections as set: those of the running daemon count, if it told."""
     most = case.settings.limits.max_connections
-    allowed, whose = case.descriptors, "the running fawad"
+    allowed, whose = case.descriptors, "The running fawad"
     if allowed is None:
-        allowed, whose = resource.getrlimit(resource.RLIMIT_NOFILE)[1], "a process started from here"
+        allowed, whose = resource.getrlimit(resource.RLIMIT_NOFILE)[1], "A process started from here"
     if allowed == resource.RLIM_INFINITY or allowed >= most + SPARE:
         return []
     problem = f"{whose} may open {allowed} files, too few for {most} connections (limits.max_connections)"
@@ -142,7 +145,7 @@ def buffers_short_of(wanted: int) -> Iterator[Finding]:
         given //= 2 if hasattr(socket, "SO_INCOMING_CPU") else 1
         if given < wanted:
             yield Finding(
-                f"the kernel's buffer for {what} holds {given} bytes, and QUIC asks for {wanted}: "
+                f"The kernel's buffer for {what} holds {given} bytes, and QUIC asks for {wanted}: "
                 "under load it loses datagrams, and is slow",
                 f"Raise it: sysctl -w {key}={wanted}, and in /etc/sysctl.d for the next start",
             )

@@ -28,13 +28,20 @@ async def public_link(case: Case) -> list[Finding]:
     """Send a file of one byte, which expires like any other, and fetch it by its link."""
     if "file" not in case.settings.services:
         raise NotLookedAt("file is not among the services")
+    case.need_daemon()
     own = case.own()
     try:
         url = await _share(own, case.timeout)
     except GRPCError as error:
-        return [Finding(f"fawad does not take a file: {error.message}", "See fawad's log for the reason")]
+        return [
+            Finding(f"The daemon does not take a file: {error.message}", "See fawad's log for the reason")
+        ]
     origin, _ = parse_link(url)
-    name = f"the public link ({origin})"
+    public = case.settings.public_url
+    if public and not url.startswith(f"{public}/"):
+        problem = f"The daemon makes links to {origin}, and public_url is {public}"
+        return [Finding(problem, "Send it SIGHUP, so that it reads its settings anew, and see its log")]
+    name = f"The public link ({origin})"
     try:
         trust = case.trust(origin)
         headers, body = await get(url, trust, case.timeout, [(b"range", b"bytes=0-0")])
@@ -44,7 +51,7 @@ async def public_link(case: Case) -> list[Finding]:
         else:
             advice = "Set public_url to the address by which clients come"
         return [Finding(f"{name} cannot be followed: {error.message}", advice)]
-    case.clocks |= clock_of(name, headers, case.clock())
+    case.clocks |= clock_of(str(origin), headers, case.clock())
     status = int(headers[b":status"])
     if status in (200, 206) and body == CONTENT:
         return []
@@ -70,15 +77,18 @@ async def _share(own: Origin, timeout: float) -> str:
 def _refused(name: str, status: int, link: Origin, own: Origin) -> Finding:
     if status == 403:
         problem = f"{name} is refused with HTTP status 403, as if its signature were wrong"
-        advice = "A proxy on the way is to pass the path, the query and the Host header on as they come"
+        advice = (
+            "A proxy on the way is to pass the path, the query and the Host header on as they come; fawads "
+            "that serve under one name need the same link_secret"
+        )
     elif status in (200, 206):
         problem = f"{name} leads to another content than was sent"
         advice = "A proxy on the way, or another server under that name, answers in fawad's place"
     elif status == 404 and link != own:
         problem = f"{name} leads nowhere: HTTP status 404"
         advice = (
-            "See that public_url leads to this fawad, and that a path in it is taken off on the way; fawads that "
-            "serve under one name have to share their storage"
+            "See that public_url leads to this fawad, and that a path in it is taken off on the way; fawads "
+            "that serve under one name have to share their storage"
         )
     else:
         problem = f"{name} answers with HTTP status {status}"
@@ -102,9 +112,10 @@ async def clocks(case: Case) -> list[Finding]:
         raise NotLookedAt("nobody who answered told the time")
     return [
         Finding(
-            f"this machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} that of {whose}",
-            "Have both machines' clocks set by NTP (timedatectl set-ntp true): links and certificates are valid "
-            "by the clock",
+            f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} "
+            f"that of {whose}",
+            "Have the clocks of both machines set by NTP (timedatectl set-ntp true): how long links and "
+            "certificates are valid is counted by them",
         )
         for whose, ahead in case.clocks.items()
         if abs(ahead) > MOST_APART

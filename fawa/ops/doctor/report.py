@@ -34,7 +34,7 @@ def as_text(examined: Sequence[Examined]) -> str:
 
 
 def _wrapped(sentence: str, indent: str) -> str:
-    sentence = f"{sentence[0].upper()}{sentence[1:]}."
+    sentence = sentence if sentence.endswith(("?", "!", ".")) else f"{sentence}."
     rest = " " * len(indent)
     return textwrap.fill(
         sentence,

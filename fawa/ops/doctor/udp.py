@@ -24,8 +24,8 @@ from fawa.ops.doctor.findings import Case, Finding, NotLookedAt
 #: The server opens no requests; sessions are offered.
 _LIMITS: Final = QuicLimits(max_streams=0, sessions=True)
 _FIREWALL: Final = (
-    "Let UDP through to fawad at that port: in the firewall, and in whatever spreads load, which needs a rule for "
-    "UDP beside that for TCP. If clients reach it at another port, set quic.public_port"
+    "Let UDP through to fawad at that port: in the firewall, and in whatever spreads load, which needs a "
+    "rule for UDP beside that for TCP. If clients reach it at another port, set quic.public_port"
 )
 
 
@@ -44,7 +44,7 @@ class _Board(msgspec.Struct):
 Answer = TypeVar("Answer", _Offer, _Board)
 
 
-class _Closed(Exception):
+class _Closed(Exception):  # noqa: N818 - said as it is
     """No QUIC connection; has the finding."""
 
     def __init__(self, finding: Finding) -> None:
@@ -59,6 +59,7 @@ async def webtransport(case: Case) -> list[Finding]:
         raise NotLookedAt("listen_tls or quic.enabled is off")
     if "canva" not in settings.services:
         raise NotLookedAt("canva is not among the services")
+    case.need_daemon()
     base = settings.public_url or str(case.own_tls())
     page = parse_server(base.removesuffix(_path(base)))
     trust = case.trust(page)
@@ -67,7 +68,7 @@ async def webtransport(case: Case) -> list[Finding]:
         board = await _ask(f"{base}/create", _Board, case, trust)
     except GRPCError as error:
         advice = "See that public_url leads to this fawad, and its log"
-        return [Finding(f"where WebTransport is cannot be learned: {error.message}", advice)]
+        return [Finding(f"The page cannot learn where WebTransport is: {error.message}", advice)]
     there = Origin("https", page.host, offer.port)
     # Browsers pin such a certificate by its hash, and look at nothing else of it.
     accepted = Trust(insecure=True) if offer.hashes else trust
@@ -77,11 +78,11 @@ async def webtransport(case: Case) -> list[Finding]:
     except _Closed as closed:
         return [closed.finding]
     except GRPCError as error:
-        problem = f"the WebTransport session at {there} broke off: {error.message}"
+        problem = f"The WebTransport session at {there} broke off: {error.message}"
         return [Finding(problem, "See fawad's log")]
     if status == 200:
         return []
-    problem = f"a WebTransport session at {there} is answered with HTTP status {status}"
+    problem = f"A WebTransport session at {there} is answered with HTTP status {status}"
     return [Finding(problem, "See that nothing but this fawad answers there over UDP, and its log")]
 
 
@@ -148,7 +149,7 @@ async def _addresses(there: Origin) -> list[Address]:
     try:
         found = await trio.socket.getaddrinfo(there.host, there.port, type=socket.SOCK_DGRAM)
     except socket.gaierror:
-        problem = f"there is no host of the name {there.host}, which public_url has"
+        problem = f"There is no host of the name {there.host}, which public_url has"
         raise _Closed(Finding(problem, "Set public_url right, or have the name resolved")) from None
     return [address for *_, address in found]  # type: ignore[misc]
 
