@@ -55,7 +55,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
             continue
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding(
-                f"The secret {secret} is not one: others than its owner may read it (mode {stat.S_IMODE(mode):o})",
+                f"Others than its owner may read the secret {secret} (mode {stat.S_IMODE(mode):o})",
                 f"Take their rights away: chmod 600 {secret}",
             )
 
@@ -76,18 +76,19 @@ def _write(folder: Path) -> None:
 
 def _unwritable(folder: Path, place: Path, error: OSError) -> Finding:
     if error.errno in _FULL:
-        problem = f"The disk of data_dir {folder} is full: {_mib(_PROBE)} could not be written"
+        problem = f"The disk of the data folder {folder} is full: {_mib(_PROBE)} could not be written"
         return Finding(problem, "Make room there, or set data_dir to another disk")
     if error.errno == errno.EFBIG:
-        problem = f"This process may not write a file of {_mib(_PROBE)} into data_dir {folder}"
+        problem = f"This process may not write a file of {_mib(_PROBE)} into the data folder {folder}"
         return Finding(problem, "Raise its limit: LimitFSIZE= of systemd, `ulimit -f` of the shell")
     if error.errno == errno.EROFS:
         problem = f"The data folder {folder} is on a disk that is mounted read-only"
         return Finding(problem, "Mount it with write access, or set data_dir to another disk")
-    problem = (
-        f"Nothing can be written into {place}, for data_dir {folder}: {os.strerror(error.errno or 0).lower()}"
+    why = os.strerror(error.errno or 0).lower()
+    return Finding(
+        f"Nothing can be written into {place}, for the data folder {folder}: {why}",
+        f"Run the doctor as the user that fawad runs as, and give that user {place}",
     )
-    return Finding(problem, f"Run the doctor as the user that fawad runs as, and give that user {place}")
 
 
 def _space(place: Path) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ class _Board(msgspec.Struct):
 Answer = TypeVar("Answer", _Offer, _Board)
 
 
-class _Closed(Exception):  # noqa: N818 - said as it is
+class Closed(Exception):  # noqa: N818 - said as it is
     """No QUIC connection; has the finding."""
 
     def __init__(self, finding: Finding) -> None:
@@ -73,9 +73,9 @@ async def webtransport(case: Case) -> list[Finding]:
     # Browsers pin such a certificate by its hash, and look at nothing else of it.
     accepted = Trust(insecure=True) if offer.hashes else trust
     try:
-        async with _connected(there, accepted, case.timeout) as client:
+        async with connected(there, accepted, case.timeout) as client:
             status = await _open(client, there, f"{offer.path}?code={board.code}", case.timeout)
-    except _Closed as closed:
+    except Closed as closed:
         return [closed.finding]
     except GRPCError as error:
         problem = f"The WebTransport session at {there} broke off: {error.message}"
@@ -109,11 +109,11 @@ async def _ask(url: str, answer: type[Answer], case: Case, trust: Trust) -> Answ
 
 
 @asynccontextmanager
-async def _connected(there: Origin, trust: Trust, timeout: float) -> AsyncIterator[H3Client]:
+async def connected(there: Origin, trust: Trust, timeout: float) -> AsyncIterator[H3Client]:
     """Connect to the first address of a host that answers.
 
     Raises:
-        _Closed: none does.
+        Closed: none does.
 
     """
     dial = H3Dialer(there, await trio.to_thread.run_sync(quic_trust, trust), _LIMITS, timeout)
@@ -136,7 +136,7 @@ async def _connected(there: Origin, trust: Trust, timeout: float) -> AsyncIterat
         if client is not None:
             break
     if client is None:
-        raise _Closed(finding)
+        raise Closed(finding)
     async with background() as nursery:
         nursery.start_soon(client.run)
         try:
@@ -150,7 +150,7 @@ async def _addresses(there: Origin) -> list[Address]:
         found = await trio.socket.getaddrinfo(there.host, there.port, type=socket.SOCK_DGRAM)
     except socket.gaierror:
         problem = f"There is no host of the name {there.host}, which public_url has"
-        raise _Closed(Finding(problem, "Set public_url right, or have the name resolved")) from None
+        raise Closed(Finding(problem, "Set public_url right, or have the name resolved")) from None
     return [address for *_, address in found]  # type: ignore[misc]
 
 
