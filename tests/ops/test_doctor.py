@@ -267,8 +267,8 @@ async def test_the_clock_is_wrong(tmp_path: Path) -> None:
         proxy(f"127.0.0.1:{port}", ahead=3600) as url,
         public_at(url, tmp_path, port) as flags,
     ):
-        for mine, how in ((0, "behind"), (7200, "ahead of")):
-            told = await look(flags, clock=lambda mine=mine: time.time() + mine)
+        for clock, how in ((time.time, "behind"), (lambda: time.time() + 7200, "ahead of")):
+            told = await look(flags, clock=clock)
             assert told.keys() == {"clock"}
             assert told["clock"].startswith("This machine's clock is 3")
             assert told["clock"].endswith(f" s {how} that of {url}")
