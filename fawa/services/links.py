@@ -34,6 +34,7 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     StorageError,
     is_key,
 )
@@ -139,7 +140,8 @@ class Links:
         except NotFound:
             exchange.respond_text(404, "this file is gone: it has expired or was deleted", _DO_NOT_KEEP)
         except (StorageError, EOFError) as error:
-            _log.error("a file could not be sent", key=key, error=str(error))
+            away = isinstance(error, OutOfReach)
+            (_log.debug if away else _log.error)("a file could not be sent", key=key, error=str(error))
             if exchange.status:
                 exchange.label = "storage failed"
                 exchange.abort()
@@ -149,6 +151,8 @@ class Links:
             else:
                 retry = (b"retry-after", b"%d" % _RETRY_AFTER)
                 text = "the file cannot be read at the moment, try again later"
+                if isinstance(error, OutOfReach):
+                    text = error.told
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
 
     async def _count(self, key: str) -> None:

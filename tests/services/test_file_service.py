@@ -54,9 +54,12 @@ class TestService:
         assert service.name == "file"
         assert [sorted(rpc.__mapping__()) for rpc in offer.rpc] == [
             [
+                "/file.v1.FileService/CancelUpload",
                 "/file.v1.FileService/GetDownloadURL",
+                "/file.v1.FileService/GetUpload",
                 "/file.v1.FileService/ReceiveFile",
                 "/file.v1.FileService/SendFile",
+                "/file.v1.FileService/StartUpload",
             ]
         ]
         ((path, route),) = offer.http.items()
