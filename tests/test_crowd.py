@@ -10,8 +10,8 @@ import json
 import random
 import signal
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -170,54 +170,61 @@ def new_board(address: str) -> str:
     return code
 
 
-async def started(daemon: AbstractContextManager[Daemon]) -> Daemon:
-    return await trio.to_thread.run_sync(daemon.__enter__)
-
-
-async def stopped(daemon: AbstractContextManager[Daemon]) -> None:
-    """Stop it, and see that it ended well."""
-    await trio.to_thread.run_sync(daemon.__exit__, None, None, None)
+@asynccontextmanager
+async def daemon_at(folder: Path, *flags: str) -> AsyncIterator[Daemon]:
+    """Run a daemon while others go on; stopped at the end, well or not at all."""
+    context = running(folder / "data", "--config", str(folder / "config.yaml"), *flags)
+    daemon = await trio.to_thread.run_sync(context.__enter__)
+    error: BaseException | None = None
+    try:
+        yield daemon
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        with trio.fail_after(4 * PATIENCE, shield=True):
+            await trio.to_thread.run_sync(lambda: context.__exit__(error and type(error), error, None))
 
 
 async def test_a_crowd_loses_nothing_when_the_daemon_reloads_and_restarts(tmp_path: Path, seed: int) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("file.ttl: 1h")
-    flags = ("--config", str(config), "--board-history", "1000000", "--log-access", "off")
-    first = running(tmp_path / "data", *flags)
-    daemon = await started(first)
+    # Boards that show all that was drawn, one by one.
+    flags = ("--board-history", "1000000", "--log-access", "off")
     chance = random.Random(seed)
-    codes = [new_board(daemon.plain) for _ in range(BOARDS)]
-    crowd = Crowd(daemon.plain, chance, codes, strokes={code: set() for code in codes})
-    kinds: list[tuple[Callable[[Crowd, str], Awaitable[None]], int]] = [
-        *((call, CALLERS), (draw, DRAWERS), (send, SENDERS))
-    ]
-    clients = {f"{kind.__name__} {number}": kind for kind, count in kinds for number in range(count)}
-    crowd.done = dict.fromkeys(clients, 0)
+    kinds = [*[call] * CALLERS, *[draw] * DRAWERS, *[send] * SENDERS]
+    clients = {f"{kind.__name__} {number}": kind for number, kind in enumerate(kinds)}
 
     async with trio.open_nursery() as nursery:
-        for name, kind in clients.items():
-            nursery.start_soon(kind, crowd, name)
-        await crowd.get_on()
+        async with daemon_at(tmp_path, *flags) as daemon:
+            codes = [new_board(daemon.plain) for _ in range(BOARDS)]
+            crowd = Crowd(daemon.plain, chance, codes, strokes={code: set() for code in codes})
+            crowd.done = dict.fromkeys(clients, 0)
+            for name, kind in clients.items():
+                nursery.start_soon(kind, crowd, name)
+            await crowd.get_on()
 
-        config.write_text("file.ttl: 2h")
-        daemon.signal(signal.SIGHUP)
-        await crowd.get_on()
-        daemon.wait_for_event(lambda entry: entry.get("changed") == ["file.ttl"])
-        assert crowd.away == []
+            config.write_text("file.ttl: 2h")
+            daemon.signal(signal.SIGHUP)
+            await crowd.get_on()
+            daemon.wait_for_event(lambda entry: entry.get("changed") == ["file.ttl"])
+            assert crowd.away == []
+            crowd.stopping = True
 
-        crowd.stopping = True
-        await stopped(first)
-        second = running(tmp_path / "data", *flags, "--listen", daemon.plain)
-        daemon = await started(second)
-        crowd.stopping = False
-        crowd.back.set()
-        await crowd.get_on()
-        assert crowd.away, "the daemon went away unnoticed"
-        nursery.cancel_scope.cancel()
+        async with daemon_at(tmp_path, *flags, "--listen", crowd.address):
+            crowd.stopping = False
+            crowd.back.set()
+            await crowd.get_on()
+            assert crowd.away, "the daemon went away unnoticed"
+            nursery.cancel_scope.cancel()
+            with trio.fail_after(4 * PATIENCE, shield=True):
+                await check_nothing_is_lost(crowd, seed)
 
+
+async def check_nothing_is_lost(crowd: Crowd, seed: int) -> None:
+    """Look with a client of its own for all that was acknowledged to the others."""
     async with channel_to(crowd.address) as channel:
         for code, drawn in crowd.strokes.items():
             assert drawn - await shows(channel, code) == set(), f"seed {seed}"
         for key, content in crowd.files.items():
             assert sha256(await receive(channel, key)).digest() == sha256(content).digest(), f"seed {seed}"
-    await stopped(second)
