@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -109,8 +110,11 @@ def _doctor(argv: Sequence[str]) -> int:
         import trio
 
         from fawa.ops.doctor.examination import examine
+        from fawa.ops.logging import configure
+        from fawa.wiring import probes
 
-        case = Case(settings, options.ca, time.time, options.patience)
+        configure(stream=io.StringIO())  # what is wrong stands in the report
+        case = Case(settings, options.ca, time.time, options.patience, probes(settings, time.time))
         examined = [Examined("settings"), *trio.run(examine, case)]
     print(report.as_json(examined) if options.json else report.as_text(examined))
     return 0 if report.is_healthy(examined) else _FAILED

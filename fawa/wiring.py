@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -22,7 +22,7 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
-from fawa.storage import boards, filesystem, leases, sqlite, uploads
+from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads
 from fawa.storage.base import BoardStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
@@ -108,6 +108,24 @@ def _stores(settings: Settings) -> _Stores:
         functools.partial(redis.board_store, *at),
         functools.partial(redis.lease_store, *at),
     )
+
+
+def probes(settings: Settings, clock: Callable[[], float]) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return what tries whether the services that are set can be used, by their names.
+
+    Each raises `StorageError` when not. `clock` gives Unix seconds.
+    """
+    found: dict[str, Callable[[], Awaitable[None]]] = {}
+    if settings.redis.url is not None:
+        stores = _stores(settings)
+
+        async def redis() -> None:
+            await probing.probe_records(stores.metadata, clock())
+            await probing.probe_boards(stores.boards, clock())
+            await probing.probe_leases(stores.leases)
+
+        found["Redis"] = redis
+    return found
 
 
 async def _link_secret(settings: Settings) -> bytes:

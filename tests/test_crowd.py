@@ -183,7 +183,9 @@ async def daemon_at(folder: Path, *flags: str) -> AsyncIterator[Daemon]:
         raise
     finally:
         with trio.fail_after(4 * PATIENCE, shield=True):
-            await trio.to_thread.run_sync(lambda: context.__exit__(error and type(error), error, None))
+            await trio.to_thread.run_sync(
+                lambda: context.__exit__(type(error) if error else None, error, None)
+            )
 
 
 async def test_a_crowd_loses_nothing_when_the_daemon_reloads_and_restarts(tmp_path: Path, seed: int) -> None:

@@ -124,7 +124,7 @@ ROOMS = {
     # The doctor is a client of the daemon that knows its settings.
     "fawa.ops.doctor": Room(
         fawa="fawa.client fawa.config fawa.net.quic_packets fawa.net.tls fawa.net.udp fawa.ops.descriptors "
-        "fawa.proto",
+        "fawa.proto fawa.storage.base",
         libraries="attrs grpclib msgspec trio",
     ),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),

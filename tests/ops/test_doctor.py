@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import resource
 import shlex
 import socket
@@ -13,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,52 +20,14 @@ from typing import Any
 import pytest
 
 from fawa.client.dial import Origin, Trust
-from fawa.config import load
 from fawa.ops.doctor import machine, udp
-from fawa.ops.doctor.examination import CHECKS, examine
-from fawa.ops.doctor.findings import Case
+from fawa.ops.doctor.examination import CHECKS
 from tests.daemon import PATIENCE, Daemon, running
 from tests.ops.authority import Authority
+from tests.ops.doctoring import fawad_doctor, flags_of, free_port, look, problems
 
 #: Seconds that a test waits for what never answers.
 SOON = 0.5
-
-
-def flags_of(daemon: Daemon) -> list[str]:
-    """Return the flags of a doctor who is to look at a running daemon."""
-    admin = next(entry["listen"] for entry in daemon.events() if entry["event"] == "admin")
-    return [
-        *("--listen", daemon.plain, "--listen-tls", daemon.tls, "--admin-listen", admin),
-        *("--data-dir", str(daemon.data_dir), "--limits-max-connections", "100"),
-    ]
-
-
-async def look(
-    flags: list[str],
-    ca: Path | None = None,
-    clock: Callable[[], float] = time.time,
-) -> dict[str, str]:
-    """Examine a set-up; returns what is wrong by the check that found it."""
-    settings = load(flags, {}, Path.cwd()).settings
-    examined = await examine(Case(settings, ca, clock, PATIENCE))
-    assert [one.name for one in examined] == [name for name, _ in CHECKS]
-    return {one.name: "\n".join(f.problem for f in one.findings) for one in examined if one.findings}
-
-
-def fawad_doctor(*flags: str, under: str = "") -> tuple[int, dict[str, Any]]:
-    """Run the command; returns its exit code and what it prints with --json."""
-    command = [*shlex.split(under), sys.executable, "-m", "fawa.cli", "doctor", "--json", *flags]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
-    ended = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=4 * PATIENCE, check=False
-    )
-    assert ended.stderr == ""
-    return ended.returncode, json.loads(ended.stdout)
-
-
-def problems(report: dict[str, Any], name: str) -> list[str]:
-    [check] = [check for check in report["checks"] if check["name"] == name]
-    return [finding["problem"] for finding in check["findings"]]
 
 
 async def test_nothing_is_found_in_a_new_set_up(daemon: Daemon) -> None:
@@ -89,17 +49,10 @@ def test_a_healthy_set_up_with_a_name_and_a_certificate(tmp_path: Path) -> None:
     states = {check["name"]: check["state"] for check in report["checks"]}
     assert states == {
         **dict.fromkeys(("settings", *(name for name, _ in CHECKS)), "ok"),
+        "Redis": "skipped",
         "clock": "skipped",  # fawad does not tell the time, and there is nobody else
     }
     assert (code, report["healthy"]) == (0, True)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago for TCP; the test's own daemon takes it at once."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
 
 
 def test_people_read_sentences(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from fawa.ops.doctor import certificate, daemon, machine, public, udp
+from fawa.ops.doctor import certificate, daemon, machine, public, stores, udp
 from fawa.ops.doctor.findings import Case, Check, Examined, Finding, NotLookedAt
 
 #: In the order in which they are made: what others need comes first.
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("data folder", machine.data_folder),
+    ("Redis", stores.redis),
     ("certificate", certificate.certificate),
     ("daemon", daemon.daemon),
     ("file descriptors", machine.descriptors),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,8 @@ class Case:
     clock: Callable[[], float]
     #: Seconds for each connection and each answer.
     timeout: float = TIMEOUT
+    #: Try whether the services that data is kept in can be used, by their names; each raises `StorageError`.
+    probes: Mapping[str, Callable[[], Awaitable[None]]] = attrs.field(factory=dict)
     #: Whether the daemon answers where it listens.
     answers: bool = attrs.field(default=False, init=False)
     #: How many files the running daemon may open, if it said so.
