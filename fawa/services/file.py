@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import mimetypes
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 import trio
@@ -17,7 +16,6 @@ from google.protobuf.message import Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from fawa.net.exchange import Exchange
 from fawa.ops.logging import get_logger
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
@@ -38,7 +36,9 @@ from fawa.proto.file.v1.file_pb2 import (
 from fawa.rpc.stream import Stream
 from fawa.services.base import Offer, checks
 from fawa.services.file_uploads import UploadRpc, checked_sha256
-from fawa.services.links import Links, make_link
+from fawa.services.http_uploads import HttpUploads
+from fawa.services.intake import Intake, IntakeSettings
+from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, guess_type
 from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
@@ -60,9 +60,6 @@ from fawa.storage.base import (
 )
 from fawa.storage.leases import Leases, embedded_leases
 from fawa.storage.lifecycle import find, open_file, publish
-
-#: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
-_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 _log = get_logger("fawa.services.file")
 
@@ -196,8 +193,8 @@ class FileRpc(FileServiceBase):
         now = self.clock()
         with _status_of_storage_errors():
             record = await find(self.metadata, key, now)
-        expires = math.ceil(min(now + settings.link_ttl, record.expires))
-        base = settings.public_url.rstrip("/") or _address_client_used(stream)
+        expires = link_expiry(record, now, settings.link_ttl)
+        base = _link_base(settings.public_url, stream)
         url = make_link(base, self.secret, key, record.name, expires)
         answer = GetDownloadURLResponse(
             url=url,
@@ -368,22 +365,17 @@ async def _send_content(stream: object, message: Message, field: str, content: b
     await cast("Any", stream).send_content(message, field, content)
 
 
-def _address_client_used(stream: object) -> str:
-    """Return scheme and authority under which the client called, for a link that it can follow.
-
-    What the client says about itself comes back to itself alone.
+def _link_base(public_url: str, stream: object) -> str:
+    """Return what links begin with.
 
     Raises:
-        GRPCError: FAILED_PRECONDITION, it named no host that a link could have.
+        GRPCError: FAILED_PRECONDITION, the client named no host that a link could have.
 
     """
-    exchange: Exchange = cast("Any", stream).exchange
-    if not _AUTHORITY.fullmatch(exchange.authority):
-        raise GRPCError(
-            Status.FAILED_PRECONDITION,
-            f"no link can be made for the host {exchange.authority!r}: set public_url on the server",
-        )
-    return f"{exchange.scheme}://{exchange.authority}"
+    try:
+        return link_base(public_url, cast("Any", stream).exchange)
+    except ValueError as error:
+        raise GRPCError(Status.FAILED_PRECONDITION, str(error)) from None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -431,11 +423,22 @@ class FileService:
             await sweeping.start()
             rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
             links = Links(content, metadata, self.secret, self.clock)
-            task_status.started(Offer(rpc=(rpc,), http=links.routes, checks=checks(*stores)))
+            intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
+            http = {**links.routes, **HttpUploads(intake, uploads).routes}
+            task_status.started(Offer(rpc=(rpc,), http=http, checks=checks(*stores)))
             await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:
         settings = self.settings
         return UploadLimits(
             upload_ttl=settings.upload_ttl, ttl=settings.ttl, max_file_size=settings.max_file_size
+        )
+
+    def _intake_settings(self) -> IntakeSettings:
+        settings = self.settings
+        return IntakeSettings(
+            limits=self._upload_limits(),
+            progress_timeout=settings.progress_timeout,
+            link_ttl=settings.link_ttl,
+            public_url=settings.public_url,
         )

@@ -45,6 +45,18 @@ class TooLong(Exception):  # noqa: N818 - said as it is
     """More bytes came than the upload, or any file, may have; those too many were not stored."""
 
 
+class BeyondSize(TooLong):
+    """It is the upload's own size that they exceed."""
+
+
+class Ended(Fenced):
+    """The upload is whole, or was just removed: ask for its `progress`."""
+
+
+class Gone(NotFound):
+    """The upload was whole, and its file is no more."""
+
+
 class Incomplete(Exception):  # noqa: N818
     """The upload is said to be whole and is not."""
 
@@ -115,7 +127,7 @@ class Writer:
         end = self.offset + len(data)
         size, most = self.record.size, self._uploads.limits().max_file_size
         if size is not None and end > size:
-            raise TooLong(f"the upload has {size} bytes, and at least {end} came")
+            raise BeyondSize(f"the upload has {size} bytes, and at least {end} came")
         if 0 < most < end:
             raise TooLong(f"the largest file taken here has {most} bytes, and at least {end} came")
         await self._upload.write(data)
@@ -240,6 +252,7 @@ class Uploads:
         """Return how far an upload has come; its writer is fenced off, so that the answer holds.
 
         Raises:
+            Gone: it was whole, and the file has expired since.
             NotFound: there is no such upload, or it has expired.
             StorageError: a store failed.
 
@@ -257,7 +270,8 @@ class Uploads:
         """Become the writer of an upload, at the end of what is stored; what is written stays.
 
         Raises:
-            Fenced: another writer was faster, or has finished: ask for the `progress`.
+            Ended: it is whole, or was just removed.
+            Fenced: another writer was faster: ask for the `progress`.
             NotFound: there is no such upload, or it has expired.
             StorageError: a store failed.
             WrongOffset: something else is stored than `offset` bytes; the writer before goes on.
@@ -270,7 +284,7 @@ class Uploads:
                     self.content.resume(record.key, record.epoch, offset)
                 )
             except NotFound as error:
-                raise Fenced(f"the upload of {record.key} is whole, or just removed") from error
+                raise Ended(f"the upload of {record.key} is whole, or just removed") from error
             yield Writer(record, self, upload)
 
     async def cancel(self, upload_id: str) -> None:
@@ -332,4 +346,4 @@ class Uploads:
         try:
             return await settle(self.content, self.metadata, record.key, self.clock())
         except NotFound:
-            raise NotFound("the upload is no more: its file has expired, or it was cancelled") from None
+            raise Gone("the upload is no more: its file has expired, or it was cancelled") from None

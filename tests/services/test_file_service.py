@@ -62,10 +62,12 @@ class TestService:
                 "/file.v1.FileService/StartUpload",
             ]
         ]
-        ((path, route),) = offer.http.items()
-        assert (path, route.methods) == ("/files/", ("GET", "HEAD"))
+        assert {path: route.methods for path, route in offer.http.items()} == {
+            "/files/": ("GET", "HEAD"),
+            "/*": ("PUT",),
+        }
         exchange = MemoryExchange("/files/unknown")
-        await route.handle(exchange)
+        await offer.http["/files/"].handle(exchange)
         assert exchange.status == 403
 
     async def test_expired_files_go_by_themselves(

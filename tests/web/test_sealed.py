@@ -45,7 +45,7 @@ def open_link(page: Page, link: str) -> Path:
 
 
 def test_sealed_there_and_back(page: Page, browser: Browser, daemon: Daemon, tmp_path: Path) -> None:
-    content = tmp_path / "Bericht ä (2).bin"
+    content = tmp_path / "Geheim ä (2).bin"
     content.write_bytes(random.Random(5).randbytes(SIZE))
     link = send_sealed(page, content)
     assert link.startswith(f"http://{daemon.plain}/#/files/")
@@ -53,7 +53,7 @@ def test_sealed_there_and_back(page: Page, browser: Browser, daemon: Daemon, tmp
     saved = open_link(browser.page(), link)
     assert (saved.name, digest(saved)) == (content.name, digest(content))
     kept = b"".join(path.read_bytes() for path in daemon.data_dir.rglob("*") if path.is_file())
-    assert b"Bericht" not in kept
+    assert b"Geheim" not in kept
 
 
 def test_from_the_page_to_the_command_and_back(page: Page, browser: Browser, tmp_path: Path) -> None:

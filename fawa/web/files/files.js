@@ -1,9 +1,11 @@
 // Sending files and fetching them by key.
 
 import { RpcError, errorOf, unary } from "../connectrpc.js";
+import { text } from "../protobuf.js";
 import { $, announce, copy, icon, make, qrAddress, saveAs } from "../ui.js";
 import { countdown, failureInWords, sizeInWords } from "../words.js";
 import { receive } from "./receive.js";
+import { Broken, sendResuming } from "./resuming.js";
 import { Opener, SEALED_NAME, SealError, canSeal, newSecret, readSecret, seal, writeSecret } from "./sealing.js";
 import { CONTENT_TYPE, SEND_FILE, Speed, readAnswer, requestBody } from "./upload.js";
 
@@ -157,6 +159,7 @@ class UploadCard {
     this._secret = sealed ? newSecret() : null;
     this._request = null;
     this._stopped = this._sealing = false;
+    this._wake = () => {};
     this._state = make("p", { className: "card-state" }, `${sizeInWords(file.size)} · waiting`);
     this._bar = make("progress", { max: Math.max(1, file.size), value: 0 });
     this._bar.setAttribute("aria-label", `Progress of ${file.name}`);
@@ -209,48 +212,82 @@ class UploadCard {
   }
 
   /** @param {File} file what to send: the card's, or it sealed */
-  _send(file) {
-    const { name } = this._file;
+  async _send(file) {
     const { size } = file;
     this._bar.max = Math.max(1, size);
-    const body = requestBody(file);
-    // fetch tells no progress of an upload; XMLHttpRequest does.
-    const request = (this._request = new XMLHttpRequest());
     const speed = new Speed();
-    request.upload.addEventListener("progress", ({ loaded, total }) => {
-      const sent = total ? Math.min(size, (loaded / total) * size) : 0;
+    const progress = (sent) => {
       const rate = speed.mark(sent, performance.now());
       this._bar.value = sent;
-      const pace = rate ? ` · ${sizeInWords(rate)}/s · ${countdown(((size - sent) / rate) * 1000)} left` : "";
+      const pace = rate > 0 ? ` · ${sizeInWords(rate)}/s · ${countdown(((size - sent) / rate) * 1000)} left` : "";
       this._state.textContent = `${sizeInWords(sent)} of ${sizeInWords(size)}${pace}`;
-    });
+    };
+    const send = (...request) => this._ask(...request);
+    const pause = (milliseconds) => this._pause(milliseconds);
+    const answer = await sendResuming(file, { send, pause, progress });
+    return answer ?? this._sendAtOnce(file, progress);
+  }
+
+  /** To a server that keeps nothing of what is interrupted. */
+  async _sendAtOnce(file, progress) {
+    const { name } = this._file;
+    const { size } = file;
+    const body = requestBody(file);
+    const headers = { "content-type": CONTENT_TYPE, "connect-protocol-version": "1" };
+    try {
+      const sent = (bytes) => progress(Math.min(size, (bytes / body.size) * size));
+      const { status, bytes } = await this._ask("POST", SEND_FILE, headers, body, sent);
+      if (status !== 200) throw new RpcError("unknown", `the server answered HTTP ${status}`);
+      return readAnswer(bytes);
+    } catch (error) {
+      if (error instanceof RpcError) throw error;
+      if (!(error instanceof Broken)) throw errorOf({ code: "internal", message: error.message });
+      const why = `the connection broke while ${name} was sent; it may also be larger than the server takes`;
+      throw new RpcError("unavailable", why);
+    }
+  }
+
+  /** Send one request and return its answer; `sent` hears how much of the body has left. */
+  _ask(method, path, headers, body = null, sent = () => {}) {
+    // fetch tells no progress of an upload; XMLHttpRequest does.
+    const request = new XMLHttpRequest();
+    request.upload.addEventListener("progress", ({ loaded }) => sent(loaded));
     return new Promise((resolve, reject) => {
+      const cancelled = () => reject(new RpcError("canceled", "cancelled"));
+      if (this._stopped && method !== "DELETE") return cancelled();
       request.addEventListener("load", () => {
-        try {
-          const bytes = new Uint8Array(request.response);
-          if (request.status === 200) resolve(readAnswer(bytes));
-          else reject(new RpcError("unknown", `the server answered HTTP ${request.status}`));
-        } catch (error) {
-          reject(error instanceof RpcError ? error : errorOf({ code: "internal", message: error.message }));
-        }
+        const bytes = new Uint8Array(request.response);
+        const field = (name) => request.getResponseHeader(name);
+        resolve({ status: request.status, field, bytes, text: text(bytes) });
       });
-      request.addEventListener("error", () => {
-        const text = `the connection broke while ${name} was sent; it may also be larger than the server takes`;
-        reject(new RpcError("unavailable", text));
-      });
-      request.addEventListener("abort", () => reject(new RpcError("canceled", "cancelled")));
-      request.open("POST", new URL(SEND_FILE, document.baseURI));
+      request.addEventListener("error", () => reject(new Broken()));
+      request.addEventListener("abort", cancelled);
+      request.open(method, new URL(path, document.baseURI));
       request.responseType = "arraybuffer";
-      request.setRequestHeader("content-type", CONTENT_TYPE);
-      request.setRequestHeader("connect-protocol-version", "1");
+      for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.send(body);
+      this._request = request;
+    });
+  }
+
+  /** Wait before the next try, at most until the browser says that it is online again. */
+  _pause(milliseconds) {
+    this._state.textContent = "the connection broke · going on as soon as it is back";
+    return new Promise((resolve) => {
+      this._wake = resolve;
+      setTimeout(resolve, milliseconds);
+      window.addEventListener("online", resolve, { once: true });
     });
   }
 
   _stop() {
     this._stopped = true;
-    if (this._request) this._request.abort();
-    else if (!this._sealing) this._fail(new RpcError("canceled", "cancelled"));
+    if (this._request) {
+      this._request.abort();
+      this._wake();
+    } else if (!this._sealing) {
+      this._fail(new RpcError("canceled", "cancelled"));
+    }
   }
 
   _succeed({ key, expiresAt }, url, linkExpiresAt) {
