@@ -36,7 +36,7 @@ async def test_a_healthy_redis(tmp_path: Path) -> None:
     ):
         assert await look([*flags_of(daemon), "--redis-url", server.url]) == {}
         assert b"doctor" not in server.ask("ZRANGE", "{fawa.files}:keys", "0", "-1")
-        assert server.ask("HLEN", "{fawa.boards}:saved") == b":0\r\n"
+        assert server.ask("HEXISTS", "{fawa.boards}:saved", "doctor") == b":0\r\n"
 
 
 def test_redis_is_read_only(tmp_path: Path) -> None:
