@@ -25,6 +25,8 @@ commands:
   fawad config --help   document every setting: flag, environment variable, file key
   fawad check-config    say whether the settings are valid
   fawad doctor          say what is wrong with the set-up, and what to do (--help tells more)
+  fawad completions SHELL
+                        print what bash, zsh or tcsh needs to complete these words
 
 SIGTERM and SIGINT finish what is under way and stop; a second one stops at once; SIGHUP reads the
 configuration and certificates again."""
@@ -37,6 +39,7 @@ def fawad() -> int:
         "config": _config,
         "check-config": _check,
         "doctor": _doctor,
+        "completions": _completions,
     }
     try:
         if argv and argv[0] in commands:
@@ -118,6 +121,21 @@ def _doctor(argv: Sequence[str]) -> int:
         examined = [Examined("settings"), *trio.run(examine, case)]
     print(report.as_json(examined) if options.json else report.as_text(examined))
     return 0 if report.is_healthy(examined) else _FAILED
+
+
+def _completions(argv: Sequence[str]) -> int:
+    from fawa import completions
+
+    own = argparse.ArgumentParser(
+        prog="fawad completions", description="Print a script for a shell to source."
+    )
+    own.add_argument("shell", choices=completions.SHELLS)
+    shell = own.parse_args(argv).shell
+    parser = argparse.ArgumentParser(prog="fawad")
+    parser.add_argument("command", nargs="?", choices=("config", "check-config", "completions", "doctor"))
+    add_arguments(parser)
+    print(completions.script(parser, shell))
+    return 0
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -128,8 +128,9 @@ ROOMS = {
         libraries="attrs grpclib msgspec trio",
     ),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
+    "fawa.completions": Room(libraries="shtab"),
     "fawa.client": Room(
-        fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
+        fawa="fawa.completions fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     "fawa.client.sealing": Room(pure=True, libraries="cryptography"),

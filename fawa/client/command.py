@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fawa import __version__
+from fawa import __version__, completions
 from fawa.client.text import complain, tell_json
 
 OK = 0
@@ -45,8 +45,12 @@ def fawa(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks must not cost the result.
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
+        if options.command == "completions":
+            print(completions.script(parser, options.shell))  # noqa: T201
+            return OK
         code = _run(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -141,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
 
     link = add("link", "Print a link to a file, for whoever has no fawa; it is valid for a few minutes.")
     link.add_argument("key", metavar="KEY", type=_text)
+
+    text = "Print what a shell needs to complete these words: source it, or put it where the shell looks."
+    shells = commands.add_parser("completions", help=text, description=text)
+    shells.add_argument("shell", choices=completions.SHELLS)
     return parser
 
 
