@@ -95,13 +95,18 @@ def _doctor(argv: Sequence[str]) -> int:
         "--ca", type=Path, metavar="FILE", help="root certificates (PEM) in place of the system's"
     )
     parser.add_argument(
-        "--patience", type=float, default=5.0, metavar="SECONDS", help="for each answer [%(default)g]"
+        "--patience", type=_seconds, default=5.0, metavar="SECONDS", help="for each answer [%(default)g]"
     )
     options, flags = parser.parse_known_args(argv)
 
+    from fawa.client.dial import Trust
     from fawa.ops.doctor import report
     from fawa.ops.doctor.findings import Case, Examined, Finding
 
+    try:
+        Trust(options.ca).context("h2")
+    except ValueError as error:
+        parser.error(f"--ca: {error}")
     try:
         settings = _load(flags).settings
     except ConfigError as error:
@@ -121,6 +126,16 @@ def _doctor(argv: Sequence[str]) -> int:
         examined = [Examined("settings"), *trio.run(examine, case)]
     print(report.as_json(examined) if options.json else report.as_text(examined))
     return 0 if report.is_healthy(examined) else _FAILED
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 3600:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds above 0 and below 3600")
+    return seconds
 
 
 def _completions(argv: Sequence[str]) -> int:

@@ -67,6 +67,20 @@ def test_people_read_sentences(tmp_path: Path) -> None:
     assert ended.stdout.endswith("\n\n1 fault found.\n")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--patience", "0"], "argument --patience: '0' is not a number of seconds above 0 and below 3600"),
+        (["--ca", "/nowhere/ca.pem"], "--ca: /nowhere/ca.pem cannot be read: No such file or directory"),
+    ],
+)
+def test_the_command_line_is_wrong(flags: list[str], told: str) -> None:
+    command = [sys.executable, "-m", "fawa.cli", "doctor", *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+
+
 # The certificate
 
 
