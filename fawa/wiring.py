@@ -110,12 +110,13 @@ def _stores(settings: Settings) -> _Stores:
     )
 
 
-def probes(settings: Settings, clock: Callable[[], float]) -> dict[str, Callable[[], Awaitable[None]]]:
+def probes(settings: Settings, clock: Callable[[], float]) -> dict[str, Callable[[], Awaitable[float | None]]]:
     """Return what tries whether the services that are set can be used, by their names.
 
-    Each raises `StorageError` when not. `clock` gives Unix seconds.
+    Each raises `StorageError` when not, and returns how many seconds the service's clock is ahead of `clock`,
+    which gives Unix seconds; `None` where it does not tell the time.
     """
-    found: dict[str, Callable[[], Awaitable[None]]] = {}
+    found: dict[str, Callable[[], Awaitable[float | None]]] = {}
     if settings.redis.url is not None:
         stores = _stores(settings)
 

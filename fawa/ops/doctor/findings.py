@@ -40,8 +40,9 @@ class Case:
     clock: Callable[[], float]
     #: Seconds for each connection and each answer.
     timeout: float = TIMEOUT
-    #: Try whether the services that data is kept in can be used, by their names; each raises `StorageError`.
-    probes: Mapping[str, Callable[[], Awaitable[None]]] = attrs.field(factory=dict)
+    #: Try whether the services that data is kept in can be used, by their names; each raises `StorageError`,
+    #: or returns how many seconds the service's clock is ahead, if it tells the time.
+    probes: Mapping[str, Callable[[], Awaitable[float | None]]] = attrs.field(factory=dict)
     #: Whether the daemon answers where it listens.
     answers: bool = attrs.field(default=False, init=False)
     #: How many files the running daemon may open, if it said so.
