@@ -110,7 +110,9 @@ def _stores(settings: Settings) -> _Stores:
     )
 
 
-def probes(settings: Settings, clock: Callable[[], float]) -> dict[str, Callable[[], Awaitable[float | None]]]:
+def probes(
+    settings: Settings, clock: Callable[[], float]
+) -> dict[str, Callable[[], Awaitable[float | None]]]:
     """Return what tries whether the services that are set can be used, by their names.
 
     Each raises `StorageError` when not, and returns how many seconds the service's clock is ahead of `clock`,

@@ -10,6 +10,7 @@ from grpclib.exceptions import GRPCError
 
 from fawa.client import connect, rpc
 from fawa.client.dial import Origin, parse_link
+from fawa.client.errors import CannotReach
 from fawa.client.files import get_link
 from fawa.ops.doctor.daemon import get
 from fawa.ops.doctor.findings import Case, Finding, NotLookedAt
@@ -65,13 +66,15 @@ async def _share(own: Origin, timeout: float) -> str:
         GRPCError: there is none.
 
     """
-    # By this address no certificate need know it.
-    async with connect(str(own), insecure=True, connect_timeout=timeout) as channel:
-        async with channel.client_stream(rpc(FileServiceBase.SendFile), timeout=timeout) as upload:
-            await upload.send(SendFileRequest(info=FileInfo(name=NAME, size=len(CONTENT))))
-            await upload.send(SendFileRequest(chunk_data=CONTENT))
-            key = (await upload.reply()).randomkey
-        return (await get_link(channel, key)).url
+    with trio.move_on_after(2 * timeout):
+        # By this address no certificate need know it.
+        async with connect(str(own), insecure=True) as channel:
+            async with channel.client_stream(rpc(FileServiceBase.SendFile)) as upload:
+                await upload.send(SendFileRequest(info=FileInfo(name=NAME, size=len(CONTENT))))
+                await upload.send(SendFileRequest(chunk_data=CONTENT))
+                key = (await upload.reply()).randomkey
+            return (await get_link(channel, key)).url
+    raise CannotReach(f"no answer in {2 * timeout:g} s")
 
 
 def _refused(name: str, status: int, link: Origin, own: Origin) -> Finding:
