@@ -22,7 +22,7 @@ PATIENCE = 30.0
 _SHOWN = 50
 
 #: Without settings of whoever runs the tests.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("FAWA", "MINIO"))}
 
 
 class DaemonError(AssertionError):
@@ -51,6 +51,11 @@ class Daemon:
     def tls(self) -> str:
         """`127.0.0.1:PORT` of HTTPS."""
         return str(self._ready["listen_tls"])
+
+    @property
+    def admin(self) -> str:
+        """`127.0.0.1:PORT` of the admin listener."""
+        return str(self.wait_for_event(lambda entry: entry.get("event") == "admin")["listen"])
 
     @property
     def certificate(self) -> Path:
