@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -26,6 +26,9 @@ from fawa.services.sharing import SharingSettings
 from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads
 from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
+
+if TYPE_CHECKING:
+    from fawa.storage.s3_client import S3Settings
 
 
 async def make_services(settings: Settings) -> list[Service]:
@@ -128,6 +131,10 @@ def probes(
             await probing.probe_leases(stores.leases)
 
         found["Redis"] = redis
+    if settings.s3.endpoint:
+        from fawa.storage.s3_probe import probe_bucket  # noqa: PLC0415
+
+        found["S3"] = functools.partial(probe_bucket, _bucket(settings), clock)
     return found
 
 
@@ -143,10 +150,17 @@ def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextMana
         return functools.partial(filesystem.content_store, settings.data_dir / "files")
     # Those who keep files in a folder need no HTTP client in memory.
     from fawa.storage import s3  # noqa: PLC0415
+
+    return functools.partial(s3.content_store, _bucket(settings))
+
+
+def _bucket(settings: Settings) -> S3Settings:
+    """Return where the bucket is."""
+    from fawa.storage.s3_client import S3Settings  # noqa: PLC0415
     from fawa.storage.sigv4 import Credentials  # noqa: PLC0415
 
     given = settings.s3
-    place = s3.S3Settings(
+    return S3Settings(
         endpoint=given.endpoint,
         bucket=given.bucket,
         credentials=Credentials(given.access_key, given.secret_key or "", given.region),
@@ -156,7 +170,6 @@ def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextMana
         public_endpoint=given.public_endpoint,
         abort_after=given.abort_after,
     )
-    return functools.partial(s3.content_store, place)
 
 
 def _file_settings(settings: Settings) -> FileSettings:

@@ -10,6 +10,7 @@ from fawa.ops.doctor.findings import Case, Check, Examined, Finding, NotLookedAt
 #: In the order in which they are made: what others need comes first.
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("data folder", machine.data_folder),
+    ("S3", stores.s3),
     ("Redis", stores.redis),
     ("certificate", certificate.certificate),
     ("daemon", daemon.daemon),

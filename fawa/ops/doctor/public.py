@@ -39,7 +39,8 @@ async def public_link(case: Case) -> list[Finding]:
         ]
     origin, _ = parse_link(url)
     public = case.settings.public_url
-    if public and not url.startswith(f"{public}/"):
+    # Links to a bucket may lead straight there, by a name of its own.
+    if public and not case.settings.s3.public_endpoint and not url.startswith(f"{public}/"):
         problem = f"The daemon makes links to {origin}, and public_url is {public}"
         return [Finding(problem, "Send it SIGHUP, so that it reads its settings anew, and see its log")]
     name = f"The public link ({origin})"

@@ -9,6 +9,7 @@ from fawa.storage.base import StorageError
 
 #: By service: what to do.
 _ADVICE = {
+    "S3": "Until then no files are taken or given: fawad keeps their content there",
     "Redis": "Have redis.url name one that takes what it is told; until then no files are taken or given",
 }
 
@@ -16,6 +17,11 @@ _ADVICE = {
 async def redis(case: Case) -> list[Finding]:
     """Write to Redis, as the daemon does."""
     return await _try(case, "Redis", "redis.url")
+
+
+async def s3(case: Case) -> list[Finding]:
+    """Use the bucket, as the daemon does."""
+    return await _try(case, "S3", "s3.endpoint")
 
 
 async def _try(case: Case, name: str, setting: str) -> list[Finding]:
@@ -26,7 +32,8 @@ async def _try(case: Case, name: str, setting: str) -> list[Finding]:
         with trio.fail_after(4 * case.timeout):
             ahead = await case.probes[name]()
     except StorageError as error:
-        return [Finding(str(error), _ADVICE[name])]
+        text = str(error)
+        return [Finding(text[0].upper() + text[1:], _ADVICE[name])]
     except trio.TooSlowError:
         problem = f"{name} does not do in {4 * case.timeout:g} s what takes it milliseconds"
         return [Finding(problem, "See its log, and the network between here and there")]
