@@ -41,6 +41,7 @@ from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_unix, bind_with_udp
 from fawa.net.udp import UdpSocket
+from fawa.ops import descriptors
 from fawa.ops.admin import Admin, Check
 from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
@@ -59,8 +60,6 @@ _log = get_logger("fawa.supervisor")
 
 #: Seconds between two starts of a service that waits for what it stands on, at most.
 _LONGEST_WAIT: Final = 5.0
-#: File descriptors that are not connections: listeners, stores, files under way.
-_SPARE_DESCRIPTORS: Final = 512
 #: What one client of the admin listener may take: it is a program or two that read a few pages.
 _ADMIN_LIMITS: Final = Limits(
     header_timeout=10.0,
@@ -145,7 +144,7 @@ def _allowed_connections(most: int) -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    room = soft - _SPARE_DESCRIPTORS
+    room = soft - descriptors.SPARE
     if soft == resource.RLIM_INFINITY or most <= room:
         return most
     room = max(room, soft // 2)

@@ -124,9 +124,16 @@ ROOMS = {
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
     "fawa.ops.exposition": Room(fawa="fawa.ops", libraries="prometheus_client"),
+    # The doctor is a client of the daemon that knows its settings.
+    "fawa.ops.doctor": Room(
+        fawa="fawa.client fawa.config fawa.net.quic_packets fawa.net.tls fawa.net.udp fawa.ops.descriptors "
+        "fawa.proto fawa.storage.base",
+        libraries="attrs grpclib msgspec trio",
+    ),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
+    "fawa.completions": Room(libraries="shtab"),
     "fawa.client": Room(
-        fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
+        fawa="fawa.completions fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     # A client of the whiteboard shares its words with the server.

@@ -52,6 +52,12 @@ def explain(address: RedisAddress, error: BaseException) -> StorageError:
             f"Redis at {address} refused ({text}). Check user and password in redis.url, and that the user "
             "may run EVAL, EVALSHA and what scripts call on keys that begin with {fawa."
         )
+    if isinstance(error, exceptions.ReadOnlyError) or text.startswith("READONLY"):
+        return Unreachable(
+            f"Redis at {address} can be read but not written ({text}). Name the primary in redis.url, not a "
+            "replica; or wait, if a failover is under way.",
+            "Redis",
+        )
     if isinstance(error, exceptions.UnknownCommandError):
         return StorageError(
             f"Redis at {address} lacks a command ({text}). fawa needs Redis 6.2 or later, Valkey "
