@@ -53,7 +53,7 @@ def explain(address: RedisAddress, error: BaseException) -> StorageError:
             "may run EVAL, EVALSHA and what scripts call on keys that begin with {fawa."
         )
     if isinstance(error, exceptions.ReadOnlyError) or text.startswith("READONLY"):
-        return Unreachable(
+        return OutOfReach(
             f"Redis at {address} can be read but not written ({text}). Name the primary in redis.url, not a "
             "replica; or wait, if a failover is under way.",
             "Redis",
