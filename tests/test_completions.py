@@ -37,7 +37,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("fawa ", {"greet", "send", "receive", "link", "completions"}),
+        ("fawa ", {"greet", "send", "receive", "link", "delete", "board", "completions"}),
         ("fawa gr", {"greet"}),
         ("fawa send --enc", {"--encrypt"}),
         ("fawa greet --mode b", {"bidi"}),
