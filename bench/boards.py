@@ -113,7 +113,11 @@ class Board:
         try:
             for line in self._lines.connect(count):
                 session = open_session(
-                    self._lines, line, path, ("origin", "https://localhost"), ("wt-available-protocols", '"fawa.v2"')
+                    self._lines,
+                    line,
+                    path,
+                    ("origin", "https://localhost"),
+                    ("wt-available-protocols", '"fawa.v2"'),
                 )
                 client = _Client(self, line, sampled=len(self._clients) % _SAMPLE == 0)
                 client.enter(session)
@@ -170,7 +174,9 @@ class Board:
                 break
             if now > give_up:
                 least = min(client.events for client in self._clients)
-                raise LoadError(f"of {count} events {least} have come to everybody within {now - started:.0f} s")
+                raise LoadError(
+                    f"of {count} events {least} have come to everybody within {now - started:.0f} s"
+                )
             pause = started + len(stamps) / rate - now if rate and len(stamps) < count else 0.1
             self._lines.turn(max(0.0, pause))
         seconds = time.perf_counter() - started
@@ -197,7 +203,9 @@ class Board:
             event = msgspec.json.decode(document)["event"]
             number = event["curr_x"] - 1
             artist = number % artists
-            if number != following[artist] or any(event[name] != value for name, value in events[number].items()):
+            if number != following[artist] or any(
+                event[name] != value for name, value in events[number].items()
+            ):
                 raise LoadError(f"this came where event {following[artist]} was due: {document!r}")
             following[artist] += artists
             order.append(number)

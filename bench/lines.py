@@ -113,7 +113,9 @@ class Answer:
         """Raise `LoadError` where it is not 200 with this body, or a body of this size."""
         wrong = self.status != b"200" or not self.ended or self._rest or self._left
         if wrong or (body is not None and self.body != body) or (size is not None and self.size != size):
-            raise LoadError(f"the server answered {self.status!r} with {self.size} octets: {self.body[:200]!r}")
+            raise LoadError(
+                f"the server answered {self.status!r} with {self.size} octets: {self.body[:200]!r}"
+            )
 
 
 def _uint_var(data: bytes, at: int) -> tuple[int, int]:

@@ -230,7 +230,9 @@ def settle(server: Server, meter: Meter) -> None:
     meter.seconds += time.perf_counter() - waited
 
 
-def exchanges(lines: Lines, opened: Sequence[Line], plan: Plan, ask: Callable[[Line, Callable[[], None]], None]) -> None:
+def exchanges(
+    lines: Lines, opened: Sequence[Line], plan: Plan, ask: Callable[[Line, Callable[[], None]], None]
+) -> None:
     """Ask again on each connection whenever an answer has come, until all are there."""
     begun = done = 0
 

@@ -56,6 +56,7 @@ ROOMS = {
     "fawa.net.engine": Room(fawa="fawa.net", libraries="attrs zttp"),
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_short": Room(fawa="fawa.net", libraries="aioquic cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),

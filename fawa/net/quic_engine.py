@@ -29,7 +29,6 @@ from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     END_STATES,
     MAX_STREAM_DATA_FRAME_CAPACITY,
-    QuicConnection,
     QuicConnectionState,
 )
 from aioquic.quic.events import (
@@ -48,6 +47,7 @@ from aioquic.quic.events import (
 from aioquic.quic.packet import QuicFrameType
 
 from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
+from fawa.net.quic_short import ShortPackets
 
 __all__ = [
     "GOAWAY_PING",
@@ -89,7 +89,7 @@ _DATAGRAM_OVERHEAD: Final = 1 + 2
 logging.getLogger("quic").setLevel(logging.ERROR)
 
 
-class _Quic(QuicConnection):
+class _Quic(ShortPackets):
     """aioquic's connection with windows that follow the application, and our reset tokens."""
 
     def __init__(
@@ -136,6 +136,21 @@ class _Quic(QuicConnection):
             if not stream.receiver.is_finished
         )
         return sum(self.held.values()) + gaps
+
+    def _has_limits_to_tell(self) -> bool:
+        data, window = self._local_max_data, self._windows.stream_window
+        if data.sent - data.used < self._windows.connection_window // 2 or data.value != data.sent:
+            return True
+        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
+            if limit.sent - limit.used < limit.value - limit.sent:
+                return True
+        for stream in self._streams.values():
+            receiver, told = stream.receiver, stream.max_stream_data_local_sent
+            if not receiver.is_finished and stream.max_stream_data_local:
+                limit = receiver.starting_offset() + window - self.held.get(stream.stream_id, 0)
+                if limit - told >= window // 2 or told != stream.max_stream_data_local:
+                    return True
+        return False
 
     def _write_connection_limits(self, builder, space) -> None:  # type: ignore[no-untyped-def]
         data = self._local_max_data

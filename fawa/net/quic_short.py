@@ -1,0 +1,417 @@
+"""The packets that most are, once a handshake is over: short headers, with acknowledgements and stream data.
+
+aioquic reads and writes every kind of packet by one general way, which costs a server most of its time. Here
+the common packets have a way of their own (RFC 9000 section 17.3); whatever is not common is left to aioquic,
+untouched, before anything has been changed. It is the third and last of the modules that touch aioquic.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aioquic.quic.connection import (
+    END_STATES,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+    stream_is_client_initiated,
+)
+from aioquic.quic.packet import QuicPacketType, QuicStreamFrame, decode_packet_number
+from aioquic.quic.packet_builder import QuicSentPacket
+from aioquic.quic.rangeset import RangeSet
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
+from cryptography.exceptions import InvalidTag
+
+from fawa.net.quic_packets import Address
+
+#: The first octet of a short header: the fixed bit, and packet numbers of two octets.
+_FIRST: Final = 0x40 | 1
+_PACKET_NUMBER: Final = 2
+_TAG: Final = 16
+#: Where the sample of header protection begins, behind the begin of the packet number (RFC 9001 section 5.4.2).
+_SAMPLE: Final = 4
+#: Frames: ACK without ECN counts, and STREAM with its bits OFF, LEN and FIN.
+_ACK: Final = 0x02
+_STREAM: Final = 0x08
+_OFF, _LEN, _FIN = 4, 2, 1
+#: Octets of an ACK frame with one range, at most.
+_LARGEST_ACK: Final = 1 + 8 + 8 + 1 + 8
+
+
+class ShortPackets(QuicConnection):
+    """aioquic's connection, server side, with a shorter way for common packets."""
+
+    def _has_limits_to_tell(self) -> bool:
+        """Whether flow control or stream limits may have to be raised."""
+        raise NotImplementedError
+
+    # Reading.
+
+    def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
+        """Take in a datagram."""
+        if not self._receive_short(data, addr, now):
+            super().receive_datagram(data, addr, now)
+
+    def _receive_short(self, data: bytes, addr: Address, now: float) -> bool:
+        """Take in a datagram that is one common packet; returns False, and does nothing, where it is not."""
+        cid = self.host_cid
+        begin = 1 + len(cid)
+        if (
+            not self._handshake_confirmed
+            or self._state is not QuicConnectionState.CONNECTED
+            or self._close_pending
+            or data[0] & 0xC0 != 0x40
+            or data[1:begin] != cid
+            or len(data) < begin + _SAMPLE + 16
+        ):
+            return False
+        path = self._network_paths[0]
+        if path.addr != addr or not path.is_validated:
+            return False
+        crypto = self._cryptos[Epoch.ONE_RTT].recv
+        space = self._spaces[Epoch.ONE_RTT]
+        mask = crypto.hp._mask(data[begin + _SAMPLE : begin + _SAMPLE + 16])
+        first = data[0] ^ (mask[0] & 0x1F)
+        if first & 0x18 or (first & 4) >> 2 != crypto.key_phase:
+            return False  # an error, or other keys
+        size = (first & 3) + 1
+        end = begin + size
+        truncated = int.from_bytes(data[begin:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+        number = decode_packet_number(truncated, size * 8, space.expected_packet_number)
+        if number in space.received_packets:
+            return False
+        header = bytes((first,)) + cid + truncated.to_bytes(size, "big")
+        aead = crypto.aead
+        try:
+            plain = aead._aead.decrypt((aead._iv ^ number).to_bytes(12, "big"), data[end:], header)
+        except InvalidTag:
+            return False  # it may be a stateless reset
+        self._received(number, plain, first, space, now)
+        return True
+
+    def _received(self, number: int, plain: bytes, first: int, space: QuicPacketSpace, now: float) -> None:
+        """Act on a packet."""
+        if number > space.expected_packet_number:
+            space.expected_packet_number = number + 1
+        if number > self._spin_highest_pn:
+            self._spin_bit = bool(first & 0x20)
+            self._spin_highest_pn = number
+        try:
+            is_ack_eliciting = self._frames_received(plain, space, now)
+        except QuicConnectionError as error:
+            self.close(
+                error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase
+            )
+        if self._state in END_STATES or self._close_pending:
+            return
+        self._close_at = now + self._idle_timeout()
+        self._ack_eliciting_sent_since_receipt = False
+        if number > space.largest_received_packet:
+            space.largest_received_packet = number
+            space.largest_received_time = now
+        space.ack_queue.add(number)
+        space.received_packets.add(number)
+        if len(space.ack_queue) > MAX_ACK_RANGES:
+            space.ack_queue.shift()
+        if is_ack_eliciting and space.ack_at is None:
+            space.ack_at = now + self._ack_delay
+
+    def _frames_received(self, plain: bytes, space: QuicPacketSpace, now: float) -> bool:
+        """Act on frames; returns whether any asks for an acknowledgement.
+
+        Raises:
+            QuicConnectionError: the peer has done something that ends the connection.
+
+        """
+        is_ack_eliciting = False
+        at, end = 0, len(plain)
+        while at < end or not end:
+            kind = plain[at] if end else 0
+            following = None
+            if kind == _ACK:
+                following = self._ack_received(plain, at + 1, space, now)
+            elif kind & 0xF8 == _STREAM:
+                following = self._stream_received(plain, at + 1, kind)
+                if following is not None:
+                    is_ack_eliciting = True
+            if following is None:
+                # Something else, or something wrong: aioquic has a word for each.
+                context = QuicReceiveContext(
+                    epoch=Epoch.ONE_RTT,
+                    host_cid=self.host_cid,
+                    network_path=self._network_paths[0],
+                    quic_logger_frames=None,
+                    time=now,
+                    version=None,
+                )
+                others, _ = self._payload_received(context, plain[at:])
+                return is_ack_eliciting or others
+            at = following
+        return is_ack_eliciting
+
+    def _ack_received(self, plain: bytes, at: int, space: QuicPacketSpace, now: float) -> int | None:
+        """Act on an ACK frame; returns where it ends, `None` where it is left to aioquic."""
+        try:
+            largest, at = _read(plain, at)
+            delay, at = _read(plain, at)
+            count, at = _read(plain, at)
+            length, at = _read(plain, at)
+        except IndexError:
+            return None
+        if count or length > largest:
+            return None
+        acknowledged = RangeSet()
+        acknowledged.add(largest - length, largest + 1)
+        self._loss.on_ack_received(
+            ack_rangeset=acknowledged,
+            ack_delay=(delay << self._remote_ack_delay_exponent) / 1_000_000,
+            now=now,
+            space=space,
+        )
+        return at
+
+    def _stream_received(self, plain: bytes, at: int, kind: int) -> int | None:
+        """Act on a STREAM frame that brings what comes next; `None` where it is left to aioquic."""
+        offset = 0
+        try:
+            stream_id, at = _read(plain, at)
+            if kind & _OFF:
+                offset, at = _read(plain, at)
+            if kind & _LEN:
+                length, at = _read(plain, at)
+            else:
+                length = len(plain) - at
+        except IndexError:
+            return None
+        end = at + length
+        stream = self._streams.get(stream_id)
+        if stream is None or end > len(plain):
+            return None
+        receiver, limit = stream.receiver, self._local_max_data
+        stop = offset + length
+        new = stop - receiver.highest_offset
+        if (
+            receiver.is_finished
+            or receiver._final_size is not None
+            or new < 0
+            or offset > receiver.highest_offset
+            or stop > stream.max_stream_data_local
+            or limit.used + new > limit.value
+        ):
+            return None
+        frame = QuicStreamFrame(data=plain[at:end], fin=bool(kind & _FIN), offset=offset)
+        if (event := receiver.handle_frame(frame)) is not None:
+            self._events.append(event)
+        limit.used += new
+        return end
+
+    # Writing.
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return the datagrams to send and where to."""
+        if self._has_special():
+            return super().datagrams_to_send(now)
+        ready: list[QuicStream] = []
+        finished: list[QuicStream] = []
+        for stream in self._streams_queue:
+            sender, receiver = stream.sender, stream.receiver
+            if sender.reset_pending or receiver.stop_pending:
+                return super().datagrams_to_send(now)
+            if sender.is_finished:
+                if receiver.is_finished:
+                    finished.append(stream)
+            elif not (sender.buffer_is_empty or stream.is_blocked):
+                ready.append(stream)
+        for stream in finished:
+            self._discard(stream)
+        self._pacing_at = None
+        space = self._spaces[Epoch.ONE_RTT]
+        if ready or (space.ack_at is not None and space.ack_at <= now):
+            return self._write_short(ready, space, now)
+        return []
+
+    def _discard(self, stream: QuicStream) -> None:
+        """Forget a stream that is over; its peer may open another (RFC 9000 section 4.6)."""
+        self._streams_queue.remove(stream)
+        del self._streams[stream.stream_id]
+        if stream_is_client_initiated(stream.stream_id) != self._is_client:
+            self._stream_limit(stream.stream_id).value += 1
+
+    def _has_special(self) -> bool:
+        """Whether anything is to be sent beside acknowledgements and what is on streams."""
+        if (
+            not self._handshake_confirmed
+            or self._state is not QuicConnectionState.CONNECTED
+            or self._close_pending
+            or self._datagrams_pending
+            or self._ping_pending
+            or self._probe_pending
+            or self._handshake_done_pending
+            or self._retire_connection_ids
+            or self._streams_blocked_pending
+            or len(self._network_paths) > 1
+        ):
+            return True
+        path, crypto = self._network_paths[0], self._cryptos[Epoch.ONE_RTT]
+        if (
+            not path.is_validated
+            or path.remote_challenges
+            or crypto._update_key_requested
+            or not self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
+            or len(self._spaces[Epoch.ONE_RTT].ack_queue) > 1
+        ):
+            return True
+        return self._has_limits_to_tell() or not all([cid.was_sent for cid in self._host_cids])
+
+    def _write_short(
+        self, ready: list[QuicStream], space: QuicPacketSpace, now: float
+    ) -> list[tuple[bytes, Address]]:
+        """Write packets with an acknowledgement, if one waits, and what these streams have."""
+        loss, pacer, path = self._loss, self._loss._pacer, self._network_paths[0]
+        crypto = self._cryptos[Epoch.ONE_RTT].send
+        aead, hide = crypto.aead, crypto.hp._mask
+        encrypt, iv = aead._aead.encrypt, aead._iv
+        cid = self._peer_cid.cid
+        first = _FIRST | self._spin_bit << 5 | crypto.key_phase << 2
+        start = bytes((first,)) + cid
+        overhead = len(start) + _PACKET_NUMBER + _TAG
+        found: list[tuple[bytes, Address]] = []
+        served: list[QuicStream] = []
+        while True:
+            is_due = space.ack_at is not None and space.ack_at <= now
+            if not is_due:
+                if not ready:
+                    break
+                self._pacing_at = pacer.next_send_time(now)
+                if self._pacing_at is not None:
+                    break
+            frames: list[bytes] = []
+            packet = QuicSentPacket(
+                Epoch.ONE_RTT, False, False, False, self._packet_number, QuicPacketType.ONE_RTT, now
+            )
+            room = self._max_datagram_size - overhead
+            if space.ack_at is not None:
+                ack = self._short_ack(packet, space, now)
+                frames.append(ack)
+                room -= len(ack)
+            allowed = loss.congestion_window - loss.bytes_in_flight - overhead
+            if ready:
+                # Parts of packets are not worth the window: there will be more of it.
+                if allowed < room and loss.bytes_in_flight:
+                    ready = [stream for stream in ready if _waiting(stream) <= allowed]
+                ready = self._write_streams(ready, served, packet, frames, min(room, allowed))
+            if not frames:
+                break
+            payload = frames[0] if len(frames) == 1 else b"".join(frames)
+            number = self._packet_number
+            short = number & 0xFFFF
+            sealed = encrypt(
+                (iv ^ number).to_bytes(12, "big"), payload, start + short.to_bytes(_PACKET_NUMBER, "big")
+            )
+            mask = hide(sealed[_SAMPLE - _PACKET_NUMBER : _SAMPLE - _PACKET_NUMBER + 16])
+            head = (first ^ mask[0] & 0x1F).to_bytes(1, "big") + cid
+            data = head + (short ^ (mask[1] << 8 | mask[2])).to_bytes(_PACKET_NUMBER, "big") + sealed
+            found.append((data, path.addr))
+            path.bytes_sent += len(data)
+            packet.sent_bytes = len(data)
+            loss.on_packet_sent(packet=packet, space=space)
+            pacer.update_after_send(now)
+            self._packet_number = number + 1
+            if packet.is_ack_eliciting and not self._ack_eliciting_sent_since_receipt:
+                self._close_at = now + self._idle_timeout()
+                self._ack_eliciting_sent_since_receipt = True
+        if len(served) > 1 or len(self._streams_queue) > 1:
+            # Those that were served come last the next time.
+            were = set(served)
+            self._streams_queue = [stream for stream in self._streams_queue if stream not in were]
+            self._streams_queue += dict.fromkeys(served)
+        return found
+
+    def _short_ack(self, packet: QuicSentPacket, space: QuicPacketSpace, now: float) -> bytes:
+        """Return an ACK frame of all that was received, which is one range (RFC 9000 section 19.3)."""
+        [received] = space.ack_queue
+        delay = int((now - space.largest_received_time) * 1_000_000) >> self._local_ack_delay_exponent
+        space.ack_at = None
+        packet.delivery_handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
+        last = received.stop - 1
+        return b"\x02" + _uint(last) + _uint(delay) + b"\x00" + _uint(last - received.start)
+
+    def _write_streams(
+        self,
+        ready: list[QuicStream],
+        served: list[QuicStream],
+        packet: QuicSentPacket,
+        frames: list[bytes],
+        room: int,
+    ) -> list[QuicStream]:
+        """Add STREAM frames to a packet; returns the streams that have more, those that were served last."""
+        more: list[QuicStream] = []
+        for position, stream in enumerate(ready):
+            sender = stream.sender
+            stream_id = _uint(stream.stream_id)
+            offset = sender.next_offset
+            begin = stream_id + _uint(offset) if offset else stream_id
+            left = room - len(begin) - 3
+            if left <= 0:
+                return ready[position:] + more
+            before = sender.highest_offset
+            frame = sender.get_frame(
+                left,
+                min(
+                    before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote
+                ),
+            )
+            if frame is None:
+                continue  # flow control; what raises it comes in a packet
+            size = len(frame.data)
+            kind = _STREAM | _LEN | (_OFF if offset else 0) | frame.fin
+            frames.append(b"%c%b%b" % (kind, begin, (size | 0x4000).to_bytes(2, "big")))
+            frames.append(frame.data)
+            room = left - size
+            packet.delivery_handlers.append((sender.on_data_delivery, (offset, offset + size, frame.fin)))
+            packet.in_flight = packet.is_ack_eliciting = True
+            self._remote_max_data_used += sender.highest_offset - before
+            served.append(stream)
+            if len(sender._pending) or sender._pending_eof:
+                more.append(stream)
+            else:
+                sender.buffer_is_empty = True
+        return more
+
+
+def _waiting(stream: QuicStream) -> int:
+    """Count the octets that a stream's next frame would like to have."""
+    pending = stream.sender._pending
+    return len(pending[0]) + 16 if len(pending) else 16
+
+
+def _read(data: bytes, at: int) -> tuple[int, int]:
+    """Return the variable-length integer (RFC 9000 section 16) at a position, and where it ends.
+
+    Raises:
+        IndexError: the data end before it.
+
+    """
+    value = data[at]
+    if value < 0x40:
+        return value, at + 1
+    if value < 0x80:
+        return (value & 0x3F) << 8 | data[at + 1], at + 2
+    end = at + (4 if value < 0xC0 else 8)
+    if end > len(data):
+        raise IndexError
+    return int.from_bytes(data[at:end], "big") & ((1 << 8 * (end - at) - 2) - 1), end
+
+
+def _uint(value: int) -> bytes:
+    """Return a variable-length integer."""
+    if value < 0x40:
+        return value.to_bytes(1, "big")
+    if value < 0x4000:
+        return (value | 0x4000).to_bytes(2, "big")
+    if value < 0x4000_0000:
+        return (value | 0x8000_0000).to_bytes(4, "big")
+    return (value | 0xC000_0000_0000_0000).to_bytes(8, "big")
