@@ -1,8 +1,8 @@
-"""QUIC: handshakes, small messages, bulk and boards, of fawa beside aioquic's own asyncio server, one core each.
+"""QUIC: handshakes, messages, bulk and boards, of fawa beside aioquic's asyncio server, one core each.
 
-Both speak QUIC by aioquic's core, in Python, and so does the load client, which is slower than a server that
-only sends: so the figure that counts is what a server does in a CPU second, and those per second stand beside.
-Each round measures every server once, one after another, so that a machine whose speed drifts drifts for all.
+Both speak QUIC by aioquic's core, in Python, and so does the load client, which may be the limit: so the figure
+that counts is what a server does in a CPU second, and those per second stand beside. Each round measures every
+server once, one after another, so that a machine whose speed drifts drifts for all.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class Output:
         self._ready.put(None)
 
     def await_ready(self, until: float) -> dict[str, Any] | None:
-        """Return the ready line, `None` when the server has ended or is not ready at `until` on the perf counter."""
+        """Return the ready line; `None`: it has ended, or is not ready at `until` on the perf counter."""
         try:
             return self._ready.get(timeout=max(0, until - time.perf_counter()))
         except queue.Empty:

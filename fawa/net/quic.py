@@ -370,7 +370,8 @@ class QuicListener:
             try:
                 self._act(link)
                 self._send(link)
-                self._act(link)  # sending may give out connection IDs
+                if link.engine.has_events:
+                    self._act(link)  # sending may give out connection IDs
             except Exception:
                 self._fail(link)
                 continue

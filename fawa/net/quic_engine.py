@@ -144,12 +144,15 @@ class _Quic(ShortPackets):
         for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
             if limit.sent - limit.used < limit.value - limit.sent:
                 return True
-        for stream in self._streams.values():
-            receiver, told = stream.receiver, stream.max_stream_data_local_sent
-            if not receiver.is_finished and stream.max_stream_data_local:
-                limit = receiver.starting_offset() + window - self.held.get(stream.stream_id, 0)
-                if limit - told >= window // 2 or told != stream.max_stream_data_local:
-                    return True
+        for stream_id in self.moved:
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.receiver.is_finished or not stream.max_stream_data_local:
+                continue
+            told = stream.max_stream_data_local_sent
+            limit = stream.receiver.starting_offset() + window - self.held.get(stream_id, 0)
+            if limit - told >= window // 2 or told != stream.max_stream_data_local:
+                return True
+        self.moved.clear()
         return False
 
     def _write_connection_limits(self, builder, space) -> None:  # type: ignore[no-untyped-def]
@@ -316,6 +319,11 @@ class QuicEngine:
 
     # What arrived.
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` has something to tell."""
+        return bool(self.quic._events)
+
     def events(self) -> list[Event]:
         """Return what has happened since the last call."""
         found: list[Event] = []
@@ -394,7 +402,8 @@ class QuicEngine:
 
     def release(self, stream_id: int) -> None:
         """Give a stream's window back: all that came has been consumed."""
-        self.quic.held.pop(stream_id, None)
+        if self.quic.held.pop(stream_id, None):
+            self.quic.moved.add(stream_id)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind, and one for each that ends."""

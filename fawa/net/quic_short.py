@@ -7,18 +7,19 @@ untouched, before anything has been changed. It is the third and last of the mod
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from aioquic.quic.connection import (
     END_STATES,
     QuicConnection,
+    QuicConnectionId,
     QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
     stream_is_client_initiated,
 )
 from aioquic.quic.packet import QuicPacketType, QuicStreamFrame, decode_packet_number
-from aioquic.quic.packet_builder import QuicSentPacket
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -44,9 +45,40 @@ _LARGEST_ACK: Final = 1 + 8 + 8 + 1 + 8
 class ShortPackets(QuicConnection):
     """aioquic's connection, server side, with a shorter way for common packets."""
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        #: Streams on which something has come, or was consumed, since `_has_limits_to_tell` looked at them.
+        self.moved: set[int] = set()
+        self._cids_to_tell = True
+
     def _has_limits_to_tell(self) -> bool:
         """Whether flow control or stream limits may have to be raised."""
         raise NotImplementedError
+
+    # What is to be looked at before the shorter way is taken.
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        self.moved.add(stream_id)
+        return super()._get_or_create_stream(frame_type, stream_id)
+
+    def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
+        self.moved.add(stream.stream_id)
+        super()._on_max_stream_data_delivery(delivery, stream)
+
+    def _on_new_connection_id_delivery(
+        self, delivery: QuicDeliveryState, connection_id: QuicConnectionId
+    ) -> None:
+        self._cids_to_tell = True
+        super()._on_new_connection_id_delivery(delivery, connection_id)
+
+    def _replenish_connection_ids(self) -> None:
+        self._cids_to_tell = True
+        super()._replenish_connection_ids()
+
+    def _has_cids_to_tell(self) -> bool:
+        if self._cids_to_tell:
+            self._cids_to_tell = not all(cid.was_sent for cid in self._host_cids)
+        return self._cids_to_tell
 
     # Reading.
 
@@ -202,6 +234,7 @@ class ShortPackets(QuicConnection):
             or limit.used + new > limit.value
         ):
             return None
+        self.moved.add(stream_id)
         frame = QuicStreamFrame(data=plain[at:end], fin=bool(kind & _FIN), offset=offset)
         if (event := receiver.handle_frame(frame)) is not None:
             self._events.append(event)
@@ -225,8 +258,11 @@ class ShortPackets(QuicConnection):
                     finished.append(stream)
             elif not (sender.buffer_is_empty or stream.is_blocked):
                 ready.append(stream)
-        for stream in finished:
-            self._discard(stream)
+        if finished:
+            for stream in finished:
+                self._discard(stream)
+            if self._has_limits_to_tell():
+                return super().datagrams_to_send(now)
         self._pacing_at = None
         space = self._spaces[Epoch.ONE_RTT]
         if ready or (space.ack_at is not None and space.ack_at <= now):
@@ -264,7 +300,7 @@ class ShortPackets(QuicConnection):
             or len(self._spaces[Epoch.ONE_RTT].ack_queue) > 1
         ):
             return True
-        return self._has_limits_to_tell() or not all([cid.was_sent for cid in self._host_cids])
+        return self._has_cids_to_tell() or self._has_limits_to_tell()
 
     def _write_short(
         self, ready: list[QuicStream], space: QuicPacketSpace, now: float
