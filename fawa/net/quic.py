@@ -439,6 +439,9 @@ class QuicListener:
             if link.alarm.at <= at:
                 return
             link.alarm.link = None
+        self._set(link, at)
+
+    def _set(self, link: _Link, at: float) -> None:
         link.alarm = _Alarm(at, link)
         heapq.heappush(self._timers, (at, next(self._turn), link.alarm))
         self._sleep.deadline = min(self._sleep.deadline, at)
@@ -469,12 +472,12 @@ class QuicListener:
                 self.counts.expired += 1
                 self._forget(link)
                 continue
-            late = link.engine.expire_heads(now - self._limits.header_timeout)
+            at = self._due(link)
+            if at > now:
+                self._set(link, at)  # it has moved
+                continue
+            link.engine.expire_heads(now - self._limits.header_timeout)
             timer = link.engine.timer
             if timer is not None and timer <= now:
                 link.engine.handle_timer(now)
-                self._touch(link)
-            elif late:
-                self._touch(link)
-            else:
-                self._arm(link)
+            self._touch(link)

@@ -7,17 +7,20 @@ untouched, before anything has been changed. It is the third and last of the mod
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
+from aioquic.quic.congestion.base import K_GRANULARITY
 from aioquic.quic.connection import (
     END_STATES,
     QuicConnection,
-    QuicConnectionId,
     QuicConnectionError,
+    QuicConnectionId,
     QuicConnectionState,
     QuicReceiveContext,
     stream_is_client_initiated,
 )
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicPacketType, QuicStreamFrame, decode_packet_number
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.rangeset import RangeSet
@@ -50,6 +53,15 @@ class ShortPackets(QuicConnection):
         #: Streams on which something has come, or was consumed, since `_has_limits_to_tell` looked at them.
         self.moved: set[int] = set()
         self._cids_to_tell = True
+        #: The packet number space and keys of short headers, once the handshake is confirmed.
+        self._short_space: QuicPacketSpace
+        self._short_keys: CryptoPair
+
+    def _confirm_handshake(self) -> None:
+        super()._confirm_handshake()
+        # Keys change in place; to find them by their epoch takes as long as to decrypt a small packet.
+        self._short_space = self._spaces[Epoch.ONE_RTT]
+        self._short_keys = self._cryptos[Epoch.ONE_RTT]
 
     def _has_limits_to_tell(self) -> bool:
         """Whether flow control or stream limits may have to be raised."""
@@ -103,8 +115,7 @@ class ShortPackets(QuicConnection):
         path = self._network_paths[0]
         if path.addr != addr or not path.is_validated:
             return False
-        crypto = self._cryptos[Epoch.ONE_RTT].recv
-        space = self._spaces[Epoch.ONE_RTT]
+        crypto, space = self._short_keys.recv, self._short_space
         mask = crypto.hp._mask(data[begin + _SAMPLE : begin + _SAMPLE + 16])
         first = data[0] ^ (mask[0] & 0x1F)
         if first & 0x18 or (first & 4) >> 2 != crypto.key_phase:
@@ -195,15 +206,56 @@ class ShortPackets(QuicConnection):
             return None
         if count or length > largest:
             return None
-        acknowledged = RangeSet()
-        acknowledged.add(largest - length, largest + 1)
-        self._loss.on_ack_received(
-            ack_rangeset=acknowledged,
-            ack_delay=(delay << self._remote_ack_delay_exponent) / 1_000_000,
-            now=now,
-            space=space,
-        )
+        self._acknowledged(largest - length, largest, delay << self._remote_ack_delay_exponent, space, now)
         return at
+
+    def _acknowledged(self, first: int, last: int, delay: int, space: QuicPacketSpace, now: float) -> None:
+        """Packets have arrived (RFC 9002 section A.7); `delay` is how long the peer waited, microseconds."""
+        loss, sent = self._loss, space.sent_packets
+        oldest = next(iter(sent), last + 1)
+        if oldest < first:
+            # Some before them have not: they may be lost.
+            found = RangeSet()
+            found.add(first, last + 1)
+            loss.on_ack_received(ack_rangeset=found, ack_delay=delay / 1_000_000, now=now, space=space)
+            return
+        space.largest_acked_packet = max(space.largest_acked_packet, last)
+        if oldest > last:
+            return
+        is_ack_eliciting = False
+        # In the order in which they were sent; none is passed over.
+        for number in list(itertools.takewhile(last.__ge__, sent)):
+            packet = sent.pop(number)
+            if packet.is_ack_eliciting:
+                is_ack_eliciting = True
+                space.ack_eliciting_in_flight -= 1
+            if packet.in_flight:
+                loss._cc.on_packet_acked(packet=packet, now=now)
+            for handler, arguments in packet.delivery_handlers:
+                handler(QuicDeliveryState.ACKED, *arguments)
+        space.loss_time = None
+        loss._pto_count = 0
+        if packet.packet_number == last and is_ack_eliciting:
+            self._rtt_sampled(now - packet.sent_time, min(delay / 1_000_000, loss.max_ack_delay), now)
+
+    def _rtt_sampled(self, rtt: float, delay: float, now: float) -> None:
+        """Update the estimate of the round-trip time as aioquic does (RFC 9002 section 5.3)."""
+        loss = self._loss
+        latest = max(rtt, K_GRANULARITY)
+        loss._rtt_min = min(loss._rtt_min, latest)
+        if latest > loss._rtt_min + delay:
+            latest -= delay
+        loss._rtt_latest = latest
+        if loss._rtt_initialized:
+            loss._rtt_variance += (abs(loss._rtt_min - latest) - loss._rtt_variance) / 4
+            loss._rtt_smoothed += (latest - loss._rtt_smoothed) / 8
+        else:
+            loss._rtt_first_sample_time = now
+            loss._rtt_initialized = True
+            loss._rtt_variance = rtt / 2
+            loss._rtt_smoothed = rtt
+        loss._cc.on_rtt_measurement(now=now, rtt=rtt)
+        loss._pacer.update_rate(congestion_window=loss._cc.congestion_window, smoothed_rtt=loss._rtt_smoothed)
 
     def _stream_received(self, plain: bytes, at: int, kind: int) -> int | None:
         """Act on a STREAM frame that brings what comes next; `None` where it is left to aioquic."""
@@ -241,6 +293,25 @@ class ShortPackets(QuicConnection):
         limit.used += new
         return end
 
+    # Time.
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is to be called."""
+        if not self._handshake_confirmed or self._state in END_STATES or len(self._network_paths) > 1:
+            return super().get_timer()
+        if not self._network_paths[0].is_validated:
+            return super().get_timer()
+        space, at, self._loss_at = self._short_space, self._close_at, None
+        if space.ack_at is not None and space.ack_at < at:
+            at = space.ack_at
+        if space.ack_eliciting_in_flight or space.loss_time is not None:
+            self._loss_at = self._loss.get_loss_detection_time(amplification_limited=False)
+            if self._loss_at is not None and self._loss_at < at:
+                at = self._loss_at
+        if self._pacing_at is not None and self._pacing_at < at:
+            at = self._pacing_at
+        return at
+
     # Writing.
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
@@ -264,7 +335,7 @@ class ShortPackets(QuicConnection):
             if self._has_limits_to_tell():
                 return super().datagrams_to_send(now)
         self._pacing_at = None
-        space = self._spaces[Epoch.ONE_RTT]
+        space = self._short_space
         if ready or (space.ack_at is not None and space.ack_at <= now):
             return self._write_short(ready, space, now)
         return []
@@ -291,13 +362,13 @@ class ShortPackets(QuicConnection):
             or len(self._network_paths) > 1
         ):
             return True
-        path, crypto = self._network_paths[0], self._cryptos[Epoch.ONE_RTT]
+        path, crypto = self._network_paths[0], self._short_keys
         if (
             not path.is_validated
             or path.remote_challenges
             or crypto._update_key_requested
             or not self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
-            or len(self._spaces[Epoch.ONE_RTT].ack_queue) > 1
+            or len(self._short_space.ack_queue) > 1
         ):
             return True
         return self._has_cids_to_tell() or self._has_limits_to_tell()
@@ -307,7 +378,7 @@ class ShortPackets(QuicConnection):
     ) -> list[tuple[bytes, Address]]:
         """Write packets with an acknowledgement, if one waits, and what these streams have."""
         loss, pacer, path = self._loss, self._loss._pacer, self._network_paths[0]
-        crypto = self._cryptos[Epoch.ONE_RTT].send
+        crypto = self._short_keys.send
         aead, hide = crypto.aead, crypto.hp._mask
         encrypt, iv = aead._aead.encrypt, aead._iv
         cid = self._peer_cid.cid
