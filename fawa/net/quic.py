@@ -43,6 +43,8 @@ _RETRY_FROM: Final = 1 / 4
 #: Seconds by which timers fire late. aioquic compares sums of floats: asked in the very instant that it
 #: named, it may find nothing to do and name the same instant again.
 _LATE: Final = 1e-4
+#: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
+_GRID: Final = 0.008
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -368,7 +370,8 @@ class QuicListener:
             if link not in self._links:
                 continue
             try:
-                self._act(link)
+                if link.engine.has_events or link.engine.closed or link.h3.draining:
+                    self._act(link)
                 self._send(link)
                 if link.engine.has_events:
                     self._act(link)  # sending may give out connection IDs
@@ -434,6 +437,8 @@ class QuicListener:
 
     def _arm(self, link: _Link) -> None:
         """Have the timers look at a connection when it wants; costs nothing while that only moves later."""
+        if link.alarm is not None and link.engine.is_quiet:
+            return
         at = self._due(link)
         if link.alarm is not None:
             if link.alarm.at <= at:
@@ -442,6 +447,8 @@ class QuicListener:
         self._set(link, at)
 
     def _set(self, link: _Link, at: float) -> None:
+        if at - trio.current_time() > 2 * _GRID:
+            at = math.ceil(at / _GRID) * _GRID
         link.alarm = _Alarm(at, link)
         heapq.heappush(self._timers, (at, next(self._turn), link.alarm))
         self._sleep.deadline = min(self._sleep.deadline, at)

@@ -290,6 +290,11 @@ class QuicEngine:
         """When `handle_timer` is to be called."""
         return self.quic.get_timer()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether its timer has only moved later since it was looked at."""
+        return not self._headless and self.quic.is_quiet
+
     def handle_timer(self, now: float) -> None:
         """Let time do its work: losses, delayed acknowledgements, the idle timeout."""
         self.quic.handle_timer(now)

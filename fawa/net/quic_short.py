@@ -35,7 +35,7 @@ from fawa.net.quic_packets import Address
 _FIRST: Final = 0x40 | 1
 _PACKET_NUMBER: Final = 2
 _TAG: Final = 16
-#: Where the sample of header protection begins, behind the begin of the packet number (RFC 9001 section 5.4.2).
+#: Where the sample of header protection begins, behind the packet number's begin (RFC 9001 section 5.4.2).
 _SAMPLE: Final = 4
 #: Frames: ACK without ECN counts, and STREAM with its bits OFF, LEN and FIN.
 _ACK: Final = 0x02
@@ -295,6 +295,20 @@ class ShortPackets(QuicConnection):
 
     # Time.
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be done at any time before the idle timeout, which only moves later."""
+        if not self._handshake_confirmed or self._state in END_STATES:
+            return False
+        space = self._short_space
+        return (
+            not space.ack_eliciting_in_flight
+            and space.ack_at is None
+            and self._pacing_at is None
+            and len(self._network_paths) == 1
+            and self._network_paths[0].is_validated
+        )
+
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is to be called."""
         if not self._handshake_confirmed or self._state in END_STATES or len(self._network_paths) > 1:
@@ -305,9 +319,13 @@ class ShortPackets(QuicConnection):
         if space.ack_at is not None and space.ack_at < at:
             at = space.ack_at
         if space.ack_eliciting_in_flight or space.loss_time is not None:
-            self._loss_at = self._loss.get_loss_detection_time(amplification_limited=False)
-            if self._loss_at is not None and self._loss_at < at:
-                at = self._loss_at
+            loss = self._loss
+            if space.loss_time is not None:
+                self._loss_at = space.loss_time
+            else:
+                wait = loss.get_probe_timeout() * (1 << loss._pto_count)
+                self._loss_at = loss._time_of_last_sent_ack_eliciting_packet + wait
+            at = min(at, self._loss_at)
         if self._pacing_at is not None and self._pacing_at < at:
             at = self._pacing_at
         return at
@@ -387,6 +405,7 @@ class ShortPackets(QuicConnection):
         overhead = len(start) + _PACKET_NUMBER + _TAG
         found: list[tuple[bytes, Address]] = []
         served: list[QuicStream] = []
+        several = len(ready) > 1
         while True:
             is_due = space.ack_at is not None and space.ack_at <= now
             if not is_due:
@@ -430,7 +449,7 @@ class ShortPackets(QuicConnection):
             if packet.is_ack_eliciting and not self._ack_eliciting_sent_since_receipt:
                 self._close_at = now + self._idle_timeout()
                 self._ack_eliciting_sent_since_receipt = True
-        if len(served) > 1 or len(self._streams_queue) > 1:
+        if several:
             # Those that were served come last the next time.
             were = set(served)
             self._streams_queue = [stream for stream in self._streams_queue if stream not in were]
