@@ -47,7 +47,7 @@ from aioquic.quic.events import (
 from aioquic.quic.packet import QuicFrameType
 
 from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
-from fawa.net.quic_short import ShortPackets
+from fawa.net.quic_send import ShortSender
 
 __all__ = [
     "GOAWAY_PING",
@@ -89,7 +89,7 @@ _DATAGRAM_OVERHEAD: Final = 1 + 2
 logging.getLogger("quic").setLevel(logging.ERROR)
 
 
-class _Quic(ShortPackets):
+class _Quic(ShortSender):
     """aioquic's connection with windows that follow the application, and our reset tokens."""
 
     def __init__(

@@ -1,67 +1,42 @@
-"""The packets that most are, once a handshake is over: short headers, with acknowledgements and stream data.
-
-aioquic reads and writes every kind of packet by one general way, which costs a server most of its time. Here
-the common packets have a way of their own (RFC 9000 section 17.3); whatever is not common is left to aioquic,
-untouched, before anything has been changed. It is the third and last of the modules that touch aioquic.
-"""
+"""The packets that most are, as they go out: the counterpart of `quic_receive`."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, Final
 
-from aioquic.quic.congestion.base import K_GRANULARITY
 from aioquic.quic.connection import (
     END_STATES,
-    QuicConnection,
-    QuicConnectionError,
     QuicConnectionId,
     QuicConnectionState,
-    QuicReceiveContext,
     stream_is_client_initiated,
 )
-from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import QuicPacketType, QuicStreamFrame, decode_packet_number
+from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
-from aioquic.quic.rangeset import RangeSet
-from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
-from cryptography.exceptions import InvalidTag
 
 from fawa.net.quic_packets import Address
+from fawa.net.quic_receive import ShortReceiver
 
 #: The first octet of a short header: the fixed bit, and packet numbers of two octets.
 _FIRST: Final = 0x40 | 1
 _PACKET_NUMBER: Final = 2
 _TAG: Final = 16
-#: Where the sample of header protection begins, behind the packet number's begin (RFC 9001 section 5.4.2).
-_SAMPLE: Final = 4
-#: Frames: ACK without ECN counts, and STREAM with its bits OFF, LEN and FIN.
-_ACK: Final = 0x02
+#: Where the sample of header protection begins in what is sealed (RFC 9001 section 5.4.2), and its size.
+_SAMPLE: Final = 4 - _PACKET_NUMBER
+_SAMPLE_SIZE: Final = 16
+#: STREAM frames, and their bits.
 _STREAM: Final = 0x08
-_OFF, _LEN, _FIN = 4, 2, 1
-#: Octets of an ACK frame with one range, at most.
-_LARGEST_ACK: Final = 1 + 8 + 8 + 1 + 8
+_OFF, _LEN = 4, 2
 
 
-class ShortPackets(QuicConnection):
+class ShortSender(ShortReceiver):
     """aioquic's connection, server side, with a shorter way for common packets."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        #: Streams on which something has come, or was consumed, since `_has_limits_to_tell` looked at them.
-        self.moved: set[int] = set()
         self._cids_to_tell = True
-        #: The packet number space and keys of short headers, once the handshake is confirmed.
-        self._short_space: QuicPacketSpace
-        self._short_keys: CryptoPair
-
-    def _confirm_handshake(self) -> None:
-        super()._confirm_handshake()
-        # Keys change in place; to find them by their epoch takes as long as to decrypt a small packet.
-        self._short_space = self._spaces[Epoch.ONE_RTT]
-        self._short_keys = self._cryptos[Epoch.ONE_RTT]
 
     def _has_limits_to_tell(self) -> bool:
         """Whether flow control or stream limits may have to be raised."""
@@ -91,207 +66,6 @@ class ShortPackets(QuicConnection):
         if self._cids_to_tell:
             self._cids_to_tell = not all(cid.was_sent for cid in self._host_cids)
         return self._cids_to_tell
-
-    # Reading.
-
-    def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
-        """Take in a datagram."""
-        if not self._receive_short(data, addr, now):
-            super().receive_datagram(data, addr, now)
-
-    def _receive_short(self, data: bytes, addr: Address, now: float) -> bool:
-        """Take in a datagram that is one common packet; returns False, and does nothing, where it is not."""
-        cid = self.host_cid
-        begin = 1 + len(cid)
-        if (
-            not self._handshake_confirmed
-            or self._state is not QuicConnectionState.CONNECTED
-            or self._close_pending
-            or data[0] & 0xC0 != 0x40
-            or data[1:begin] != cid
-            or len(data) < begin + _SAMPLE + 16
-        ):
-            return False
-        path = self._network_paths[0]
-        if path.addr != addr or not path.is_validated:
-            return False
-        crypto, space = self._short_keys.recv, self._short_space
-        mask = crypto.hp._mask(data[begin + _SAMPLE : begin + _SAMPLE + 16])
-        first = data[0] ^ (mask[0] & 0x1F)
-        if first & 0x18 or (first & 4) >> 2 != crypto.key_phase:
-            return False  # an error, or other keys
-        size = (first & 3) + 1
-        end = begin + size
-        truncated = int.from_bytes(data[begin:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
-        number = decode_packet_number(truncated, size * 8, space.expected_packet_number)
-        if number in space.received_packets:
-            return False
-        header = bytes((first,)) + cid + truncated.to_bytes(size, "big")
-        aead = crypto.aead
-        try:
-            plain = aead._aead.decrypt((aead._iv ^ number).to_bytes(12, "big"), data[end:], header)
-        except InvalidTag:
-            return False  # it may be a stateless reset
-        self._received(number, plain, first, space, now)
-        return True
-
-    def _received(self, number: int, plain: bytes, first: int, space: QuicPacketSpace, now: float) -> None:
-        """Act on a packet."""
-        if number > space.expected_packet_number:
-            space.expected_packet_number = number + 1
-        if number > self._spin_highest_pn:
-            self._spin_bit = bool(first & 0x20)
-            self._spin_highest_pn = number
-        try:
-            is_ack_eliciting = self._frames_received(plain, space, now)
-        except QuicConnectionError as error:
-            self.close(
-                error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase
-            )
-        if self._state in END_STATES or self._close_pending:
-            return
-        self._close_at = now + self._idle_timeout()
-        self._ack_eliciting_sent_since_receipt = False
-        if number > space.largest_received_packet:
-            space.largest_received_packet = number
-            space.largest_received_time = now
-        space.ack_queue.add(number)
-        space.received_packets.add(number)
-        if len(space.ack_queue) > MAX_ACK_RANGES:
-            space.ack_queue.shift()
-        if is_ack_eliciting and space.ack_at is None:
-            space.ack_at = now + self._ack_delay
-
-    def _frames_received(self, plain: bytes, space: QuicPacketSpace, now: float) -> bool:
-        """Act on frames; returns whether any asks for an acknowledgement.
-
-        Raises:
-            QuicConnectionError: the peer has done something that ends the connection.
-
-        """
-        is_ack_eliciting = False
-        at, end = 0, len(plain)
-        while at < end or not end:
-            kind = plain[at] if end else 0
-            following = None
-            if kind == _ACK:
-                following = self._ack_received(plain, at + 1, space, now)
-            elif kind & 0xF8 == _STREAM:
-                following = self._stream_received(plain, at + 1, kind)
-                if following is not None:
-                    is_ack_eliciting = True
-            if following is None:
-                # Something else, or something wrong: aioquic has a word for each.
-                context = QuicReceiveContext(
-                    epoch=Epoch.ONE_RTT,
-                    host_cid=self.host_cid,
-                    network_path=self._network_paths[0],
-                    quic_logger_frames=None,
-                    time=now,
-                    version=None,
-                )
-                others, _ = self._payload_received(context, plain[at:])
-                return is_ack_eliciting or others
-            at = following
-        return is_ack_eliciting
-
-    def _ack_received(self, plain: bytes, at: int, space: QuicPacketSpace, now: float) -> int | None:
-        """Act on an ACK frame; returns where it ends, `None` where it is left to aioquic."""
-        try:
-            largest, at = _read(plain, at)
-            delay, at = _read(plain, at)
-            count, at = _read(plain, at)
-            length, at = _read(plain, at)
-        except IndexError:
-            return None
-        if count or length > largest:
-            return None
-        self._acknowledged(largest - length, largest, delay << self._remote_ack_delay_exponent, space, now)
-        return at
-
-    def _acknowledged(self, first: int, last: int, delay: int, space: QuicPacketSpace, now: float) -> None:
-        """Packets have arrived (RFC 9002 section A.7); `delay` is how long the peer waited, microseconds."""
-        loss, sent = self._loss, space.sent_packets
-        oldest = next(iter(sent), last + 1)
-        if oldest < first:
-            # Some before them have not: they may be lost.
-            found = RangeSet()
-            found.add(first, last + 1)
-            loss.on_ack_received(ack_rangeset=found, ack_delay=delay / 1_000_000, now=now, space=space)
-            return
-        space.largest_acked_packet = max(space.largest_acked_packet, last)
-        if oldest > last:
-            return
-        is_ack_eliciting = False
-        # In the order in which they were sent; none is passed over.
-        for number in list(itertools.takewhile(last.__ge__, sent)):
-            packet = sent.pop(number)
-            if packet.is_ack_eliciting:
-                is_ack_eliciting = True
-                space.ack_eliciting_in_flight -= 1
-            if packet.in_flight:
-                loss._cc.on_packet_acked(packet=packet, now=now)
-            for handler, arguments in packet.delivery_handlers:
-                handler(QuicDeliveryState.ACKED, *arguments)
-        space.loss_time = None
-        loss._pto_count = 0
-        if packet.packet_number == last and is_ack_eliciting:
-            self._rtt_sampled(now - packet.sent_time, min(delay / 1_000_000, loss.max_ack_delay), now)
-
-    def _rtt_sampled(self, rtt: float, delay: float, now: float) -> None:
-        """Update the estimate of the round-trip time as aioquic does (RFC 9002 section 5.3)."""
-        loss = self._loss
-        latest = max(rtt, K_GRANULARITY)
-        loss._rtt_min = min(loss._rtt_min, latest)
-        if latest > loss._rtt_min + delay:
-            latest -= delay
-        loss._rtt_latest = latest
-        if loss._rtt_initialized:
-            loss._rtt_variance += (abs(loss._rtt_min - latest) - loss._rtt_variance) / 4
-            loss._rtt_smoothed += (latest - loss._rtt_smoothed) / 8
-        else:
-            loss._rtt_first_sample_time = now
-            loss._rtt_initialized = True
-            loss._rtt_variance = rtt / 2
-            loss._rtt_smoothed = rtt
-        loss._cc.on_rtt_measurement(now=now, rtt=rtt)
-        loss._pacer.update_rate(congestion_window=loss._cc.congestion_window, smoothed_rtt=loss._rtt_smoothed)
-
-    def _stream_received(self, plain: bytes, at: int, kind: int) -> int | None:
-        """Act on a STREAM frame that brings what comes next; `None` where it is left to aioquic."""
-        offset = 0
-        try:
-            stream_id, at = _read(plain, at)
-            if kind & _OFF:
-                offset, at = _read(plain, at)
-            if kind & _LEN:
-                length, at = _read(plain, at)
-            else:
-                length = len(plain) - at
-        except IndexError:
-            return None
-        end = at + length
-        stream = self._streams.get(stream_id)
-        if stream is None or end > len(plain):
-            return None
-        receiver, limit = stream.receiver, self._local_max_data
-        stop = offset + length
-        new = stop - receiver.highest_offset
-        if (
-            receiver.is_finished
-            or receiver._final_size is not None
-            or new < 0
-            or offset > receiver.highest_offset
-            or stop > stream.max_stream_data_local
-            or limit.used + new > limit.value
-        ):
-            return None
-        self.moved.add(stream_id)
-        frame = QuicStreamFrame(data=plain[at:end], fin=bool(kind & _FIN), offset=offset)
-        if (event := receiver.handle_frame(frame)) is not None:
-            self._events.append(event)
-        limit.used += new
-        return end
 
     # Time.
 
@@ -437,7 +211,7 @@ class ShortPackets(QuicConnection):
             sealed = encrypt(
                 (iv ^ number).to_bytes(12, "big"), payload, start + short.to_bytes(_PACKET_NUMBER, "big")
             )
-            mask = hide(sealed[_SAMPLE - _PACKET_NUMBER : _SAMPLE - _PACKET_NUMBER + 16])
+            mask = hide(sealed[_SAMPLE : _SAMPLE + _SAMPLE_SIZE])
             head = (first ^ mask[0] & 0x1F).to_bytes(1, "big") + cid
             data = head + (short ^ (mask[1] << 8 | mask[2])).to_bytes(_PACKET_NUMBER, "big") + sealed
             found.append((data, path.addr))
@@ -512,24 +286,6 @@ def _waiting(stream: QuicStream) -> int:
     """Count the octets that a stream's next frame would like to have."""
     pending = stream.sender._pending
     return len(pending[0]) + 16 if len(pending) else 16
-
-
-def _read(data: bytes, at: int) -> tuple[int, int]:
-    """Return the variable-length integer (RFC 9000 section 16) at a position, and where it ends.
-
-    Raises:
-        IndexError: the data end before it.
-
-    """
-    value = data[at]
-    if value < 0x40:
-        return value, at + 1
-    if value < 0x80:
-        return (value & 0x3F) << 8 | data[at + 1], at + 2
-    end = at + (4 if value < 0xC0 else 8)
-    if end > len(data):
-        raise IndexError
-    return int.from_bytes(data[at:end], "big") & ((1 << 8 * (end - at) - 2) - 1), end
 
 
 def _uint(value: int) -> bytes:
