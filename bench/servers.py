@@ -47,10 +47,10 @@ class Server:
     pid: int
     #: "127.0.0.1:port", of TCP without TLS; "" where there is none.
     address: str
-    #: The same of QUIC.
-    quic: str
     #: Seconds from the start of the process to its ready line.
     startup: float
+    #: The address of QUIC, or "".
+    quic: str = ""
 
     def cpu_seconds(self) -> float:
         """Return the CPU time it has used so far, all threads, user and system."""
@@ -135,7 +135,7 @@ def serving(
         try:
             startup = time.perf_counter() - started
             address, quic = str(ready.get("listen", "")), str(ready.get("listen_quic", ""))
-            yield Server(name, process.pid, address, quic, startup)
+            yield Server(name, process.pid, address, startup, quic)
         finally:
             # Whatever else went wrong in the block, this is why.
             if process.poll() is not None:

@@ -149,8 +149,8 @@ class _Quic(ShortSender):
             if stream is None or stream.receiver.is_finished or not stream.max_stream_data_local:
                 continue
             told = stream.max_stream_data_local_sent
-            limit = stream.receiver.starting_offset() + window - self.held.get(stream_id, 0)
-            if limit - told >= window // 2 or told != stream.max_stream_data_local:
+            due = stream.receiver.starting_offset() + window - self.held.get(stream_id, 0)
+            if due - told >= window // 2 or told != stream.max_stream_data_local:
                 return True
         self.moved.clear()
         return False
@@ -335,7 +335,7 @@ class QuicEngine:
         while (event := self.quic.next_event()) is not None:
             match event:
                 case StreamDataReceived(stream_id=stream_id):
-                    found += self._stream_data(stream_id, event)
+                    found += self._stream_data(stream_id, self._joined(event))
                 case StreamReset(stream_id=stream_id):
                     self._deaf.discard(stream_id)
                     self._headless.pop(stream_id, None)
@@ -354,6 +354,21 @@ class QuicEngine:
                 case _:
                     found.append(event)
         return found
+
+    def _joined(self, event: StreamDataReceived) -> StreamDataReceived:
+        """Return an event with all that has come next on its stream: HTTP/3 has a price for each."""
+        waiting = self.quic._events
+        pieces = [event.data]
+        while waiting and not event.end_stream:
+            following = waiting[0]
+            if not isinstance(following, StreamDataReceived) or following.stream_id != event.stream_id:
+                break
+            waiting.popleft()
+            event = following
+            pieces.append(event.data)
+        if len(pieces) > 1:
+            event.data = b"".join(pieces)
+        return event
 
     def _stream_data(self, stream_id: int, event: StreamDataReceived) -> list[Event]:
         if stream_id in self._deaf or self._h3 is None:

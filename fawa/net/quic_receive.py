@@ -34,8 +34,8 @@ _SAMPLE: Final = 4
 _ACK: Final = 0x02
 _STREAM: Final = 0x08
 _OFF, _LEN, _FIN = 4, 2, 1
-#: Seconds until a packet is acknowledged that no others follow (RFC 9000 section 13.2.1: up to 25 ms), and how
-#: many are acknowledged as soon as aioquic would.
+#: Seconds until a packet that no others follow is acknowledged (RFC 9000 section 13.2.1: up to 25 ms), and
+#: how many are as soon as aioquic would.
 _LONE_ACK_DELAY: Final = 0.005
 _FEW: Final = 2
 
@@ -80,7 +80,8 @@ class ShortReceiver(QuicConnection):
         path = self._network_paths[0]
         if path.addr != addr or not path.is_validated:
             return False
-        crypto, space = self._short_keys.recv, self._short_space
+        crypto: Any = self._short_keys.recv  # has keys by now
+        space = self._short_space
         mask = crypto.hp._mask(data[begin + _SAMPLE : begin + _SAMPLE + 16])
         first = data[0] ^ (mask[0] & 0x1F)
         if first & 0x18 or (first & 4) >> 2 != crypto.key_phase:
@@ -210,7 +211,8 @@ class ShortReceiver(QuicConnection):
         space.loss_time = None
         loss._pto_count = 0
         if packet.packet_number == last and is_ack_eliciting:
-            self._rtt_sampled(now - packet.sent_time, min(delay / 1_000_000, loss.max_ack_delay), now)
+            sent_at: Any = packet.sent_time
+            self._rtt_sampled(now - sent_at, min(delay / 1_000_000, loss.max_ack_delay), now)
 
     def _rtt_sampled(self, rtt: float, delay: float, now: float) -> None:
         """Update the estimate of the round-trip time as aioquic does (RFC 9002 section 5.3)."""

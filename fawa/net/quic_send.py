@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.connection import (
     END_STATES,
     QuicConnectionId,
     QuicConnectionState,
+    QuicNetworkPath,
     stream_is_client_initiated,
 )
 from aioquic.quic.packet import QuicPacketType
@@ -29,6 +31,12 @@ _SAMPLE_SIZE: Final = 16
 #: STREAM frames, and their bits.
 _STREAM: Final = 0x08
 _OFF, _LEN = 4, 2
+#: The larger datagrams: what Ethernet takes, less the headers of IPv6 and UDP. After how many packets, and
+#: how often, it is tried whether they arrive; and how often in a row they are lost until they are given up.
+_MTU: Final = 1500 - 40 - 8
+_MTU_FROM: Final = 16
+_MTU_TRIES: Final = 3
+_MTU_LOST: Final = 3
 
 
 class ShortSender(ShortReceiver):
@@ -37,6 +45,14 @@ class ShortSender(ShortReceiver):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._cids_to_tell = True
+        #: The path whose largest datagram is known, and how often a larger one may still be tried.
+        self._mtu_path: QuicNetworkPath | None = None
+        self._mtu_tries = 0
+        #: The packet from which on that is tried.
+        self._mtu_from = _MTU_FROM
+        #: How often large packets were lost since one arrived, and the first packet whose loss counts anew.
+        self._large_lost = 0
+        self._large_mark = 0
 
     def _has_limits_to_tell(self) -> bool:
         """Whether flow control or stream limits may have to be raised."""
@@ -49,7 +65,8 @@ class ShortSender(ShortReceiver):
         return super()._get_or_create_stream(frame_type, stream_id)
 
     def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
-        self.moved.add(stream.stream_id)
+        number: Any = stream.stream_id  # aioquic's types allow for streams without one
+        self.moved.add(number)
         super()._on_max_stream_data_delivery(delivery, stream)
 
     def _on_new_connection_id_delivery(
@@ -89,25 +106,28 @@ class ShortSender(ShortReceiver):
             return super().get_timer()
         if not self._network_paths[0].is_validated:
             return super().get_timer()
-        space, at, self._loss_at = self._short_space, self._close_at, None
+        space = self._short_space
+        at: Any = self._close_at  # which is set by the first datagram
+        self._loss_at = None
         if space.ack_at is not None and space.ack_at < at:
             at = space.ack_at
         if space.ack_eliciting_in_flight or space.loss_time is not None:
             loss = self._loss
-            if space.loss_time is not None:
-                self._loss_at = space.loss_time
-            else:
+            due = space.loss_time
+            if due is None:
                 wait = loss.get_probe_timeout() * (1 << loss._pto_count)
-                self._loss_at = loss._time_of_last_sent_ack_eliciting_packet + wait
-            at = min(at, self._loss_at)
-        if self._pacing_at is not None and self._pacing_at < at:
-            at = self._pacing_at
-        return at
+                due = loss._time_of_last_sent_ack_eliciting_packet + wait
+            self._loss_at = due
+            at = min(at, due)
+        return at if self._pacing_at is None else min(at, self._pacing_at)
 
     # Writing.
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the datagrams to send and where to."""
+        if self._network_paths[0] is not self._mtu_path:
+            self._mtu_path = self._network_paths[0]
+            self._use_mtu(SMALLEST_MAX_DATAGRAM_SIZE, tries=_MTU_TRIES)
         if self._has_special():
             return super().datagrams_to_send(now)
         ready: list[QuicStream] = []
@@ -134,10 +154,11 @@ class ShortSender(ShortReceiver):
 
     def _discard(self, stream: QuicStream) -> None:
         """Forget a stream that is over; its peer may open another (RFC 9000 section 4.6)."""
+        number: Any = stream.stream_id
         self._streams_queue.remove(stream)
-        del self._streams[stream.stream_id]
-        if stream_is_client_initiated(stream.stream_id) != self._is_client:
-            self._stream_limit(stream.stream_id).value += 1
+        del self._streams[number]
+        if stream_is_client_initiated(number):
+            self._stream_limit(number).value += 1
 
     def _has_special(self) -> bool:
         """Whether anything is to be sent beside acknowledgements and what is on streams."""
@@ -170,13 +191,7 @@ class ShortSender(ShortReceiver):
     ) -> list[tuple[bytes, Address]]:
         """Write packets with an acknowledgement, if one waits, and what these streams have."""
         loss, pacer, path = self._loss, self._loss._pacer, self._network_paths[0]
-        crypto = self._short_keys.send
-        aead, hide = crypto.aead, crypto.hp._mask
-        encrypt, iv = aead._aead.encrypt, aead._iv
-        cid = self._peer_cid.cid
-        first = _FIRST | self._spin_bit << 5 | crypto.key_phase << 2
-        start = bytes((first,)) + cid
-        overhead = len(start) + _PACKET_NUMBER + _TAG
+        overhead = 1 + len(self._peer_cid.cid) + _PACKET_NUMBER + _TAG
         found: list[tuple[bytes, Address]] = []
         served: list[QuicStream] = []
         several = len(ready) > 1
@@ -189,9 +204,7 @@ class ShortSender(ShortReceiver):
                 if self._pacing_at is not None:
                     break
             frames: list[bytes] = []
-            packet = QuicSentPacket(
-                Epoch.ONE_RTT, False, False, False, self._packet_number, QuicPacketType.ONE_RTT, now
-            )
+            packet = self._packet(now)
             room = self._max_datagram_size - overhead
             if space.ack_at is not None:
                 ack = self._short_ack(packet, space, now)
@@ -206,23 +219,10 @@ class ShortSender(ShortReceiver):
             if not frames:
                 break
             payload = frames[0] if len(frames) == 1 else b"".join(frames)
-            number = self._packet_number
-            short = number & 0xFFFF
-            sealed = encrypt(
-                (iv ^ number).to_bytes(12, "big"), payload, start + short.to_bytes(_PACKET_NUMBER, "big")
-            )
-            mask = hide(sealed[_SAMPLE : _SAMPLE + _SAMPLE_SIZE])
-            head = (first ^ mask[0] & 0x1F).to_bytes(1, "big") + cid
-            data = head + (short ^ (mask[1] << 8 | mask[2])).to_bytes(_PACKET_NUMBER, "big") + sealed
-            found.append((data, path.addr))
-            path.bytes_sent += len(data)
-            packet.sent_bytes = len(data)
-            loss.on_packet_sent(packet=packet, space=space)
+            found.append((self._seal(packet, payload, space, now), path.addr))
             pacer.update_after_send(now)
-            self._packet_number = number + 1
-            if packet.is_ack_eliciting and not self._ack_eliciting_sent_since_receipt:
-                self._close_at = now + self._idle_timeout()
-                self._ack_eliciting_sent_since_receipt = True
+            if self._mtu_tries > 0 and self._packet_number >= self._mtu_from:
+                found.append((self._probe_mtu(space, now), path.addr))
         if several:
             # Those that were served come last the next time.
             were = set(served)
@@ -230,10 +230,76 @@ class ShortSender(ShortReceiver):
             self._streams_queue += dict.fromkeys(served)
         return found
 
+    def _packet(self, now: float) -> QuicSentPacket:
+        """Return the record of the packet that is next."""
+        number, kind = self._packet_number, QuicPacketType.ONE_RTT
+        return QuicSentPacket(Epoch.ONE_RTT, False, False, False, number, kind, now)
+
+    def _seal(self, packet: QuicSentPacket, payload: bytes, space: QuicPacketSpace, now: float) -> bytes:
+        """Return a packet with these frames, protected, and take note that it is sent."""
+        keys, cid, number = self._short_keys, self._peer_cid.cid, packet.packet_number
+        crypto: Any = keys.send  # has keys by now
+        aead, short = crypto.aead, number & 0xFFFF
+        first = _FIRST | self._spin_bit << 5 | keys.key_phase << 2
+        header = b"%c%b%b" % (first, cid, short.to_bytes(_PACKET_NUMBER, "big"))
+        sealed = aead._aead.encrypt((aead._iv ^ number).to_bytes(12, "big"), payload, header)
+        mask = crypto.hp._mask(sealed[_SAMPLE : _SAMPLE + _SAMPLE_SIZE])
+        hidden = (short ^ (mask[1] << 8 | mask[2])).to_bytes(_PACKET_NUMBER, "big")
+        data = b"%c%b%b%b" % (first ^ mask[0] & 0x1F, cid, hidden, sealed)
+        packet.sent_bytes = len(data)
+        if packet.sent_bytes > SMALLEST_MAX_DATAGRAM_SIZE:
+            packet.delivery_handlers.append((self._on_large_delivery, (packet.sent_bytes, number)))
+        self._loss.on_packet_sent(packet=packet, space=space)
+        self._network_paths[0].bytes_sent += packet.sent_bytes
+        self._packet_number = number + 1
+        if packet.is_ack_eliciting and not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+        return data
+
+    # Larger datagrams, where the path takes them (RFC 9000 section 14.3, RFC 8899).
+
+    def _probe_mtu(self, space: QuicPacketSpace, now: float) -> bytes:
+        """Return a large packet that may get lost: it does not count as in flight (section 14.4)."""
+        self._mtu_tries -= 1
+        self._mtu_from = self._packet_number + _MTU_FROM
+        packet = self._packet(now)
+        packet.is_ack_eliciting = True
+        room = _MTU - 1 - len(self._peer_cid.cid) - _PACKET_NUMBER - _TAG
+        return self._seal(packet, b"\x01".ljust(room, b"\x00"), space, now)
+
+    def _on_large_delivery(self, delivery: QuicDeliveryState, size: int, number: int) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._large_lost = 0
+            if size > self._max_datagram_size and self._mtu_tries >= 0:
+                self._use_mtu(size, tries=0)
+        elif size <= self._max_datagram_size and number >= self._large_mark:
+            # What was sent until now may have been lost by the same congestion.
+            self._large_mark = self._packet_number
+            self._large_lost += 1
+            if self._large_lost >= _MTU_LOST:
+                self._use_mtu(SMALLEST_MAX_DATAGRAM_SIZE, tries=-1)
+
+    def _use_mtu(self, size: int, *, tries: int) -> None:
+        self._max_datagram_size = size
+        congestion: Any = self._loss._cc
+        congestion._max_datagram_size = size
+        self._loss._pacer._max_datagram_size = size
+        self._mtu_tries, self._large_lost = tries, 0
+        if tries < 0:
+            self._datagrams_pending.clear()  # those too large would keep all later ones from being sent
+
+    def handle_timer(self, now: float) -> None:
+        """Let time do its work; where nothing comes back any more, smaller datagrams may."""
+        super().handle_timer(now)
+        if self._loss._pto_count >= 2 and self._max_datagram_size > SMALLEST_MAX_DATAGRAM_SIZE:
+            self._use_mtu(SMALLEST_MAX_DATAGRAM_SIZE, tries=-1)
+
     def _short_ack(self, packet: QuicSentPacket, space: QuicPacketSpace, now: float) -> bytes:
         """Return an ACK frame of all that was received, which is one range (RFC 9000 section 19.3)."""
         [received] = space.ack_queue
-        delay = int((now - space.largest_received_time) * 1_000_000) >> self._local_ack_delay_exponent
+        since: Any = space.largest_received_time
+        delay = int((now - since) * 1_000_000) >> self._local_ack_delay_exponent
         space.ack_at = None
         packet.delivery_handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
         last = received.stop - 1
@@ -251,9 +317,9 @@ class ShortSender(ShortReceiver):
         more: list[QuicStream] = []
         for position, stream in enumerate(ready):
             sender = stream.sender
-            stream_id = _uint(stream.stream_id)
+            number: Any = stream.stream_id
             offset = sender.next_offset
-            begin = stream_id + _uint(offset) if offset else stream_id
+            begin = _uint(number) + _uint(offset) if offset else _uint(number)
             left = room - len(begin) - 3
             if left <= 0:
                 return ready[position:] + more
