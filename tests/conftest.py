@@ -46,4 +46,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running(tmp_path_factory.mktemp("fawad")) as started:
         yield started
         faults = [entry for entry in started.events() if entry["level"] not in {"debug", "info"}]
-        assert not faults, "the daemon had something to complain about"
+        assert not faults, "\n".join(
+            [
+                "the daemon had something to complain about:",
+                *(entry.get("exception", {}).get("traceback", str(entry)) for entry in faults[:3]),
+            ]
+        )

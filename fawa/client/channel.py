@@ -6,7 +6,7 @@ import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import trio
 from google.protobuf.message import Message
@@ -14,17 +14,20 @@ from google.protobuf.message import Message
 from fawa.client.call import Call, Caller, Reply
 from fawa.client.dial import CONNECT_TIMEOUT, Dialer, Trust, parse_server
 from fawa.client.exchange import Pool
-from fawa.client.http2 import H2Limits
+from fawa.client.http2 import H2Dialer, H2Limits
 from fawa.client.method import Rpc
-from fawa.client.pool import H1Pool, H2Pool, Reconnecting, background
+from fawa.client.pool import DialShared, H1Pool, Reconnecting, SharedPool, background
 from fawa.rpc.dialect import CLIENTS, Kind, Limits, client_dialect
 from fawa.rpc.stream import MetadataLike
+
+if TYPE_CHECKING:
+    from fawa.net.quic_packets import QuicLimits
 
 Sent = TypeVar("Sent", bound=Message)
 Received = TypeVar("Received", bound=Message)
 
 Dialect = Literal["grpc", "grpc-web", "connect", "connect-json"]
-HttpVersion = Literal["2", "1.1"]
+HttpVersion = Literal["3", "2", "1.1"]
 
 
 class Channel:
@@ -130,6 +133,7 @@ async def connect(
     compress: bool = False,
     limits: Limits | None = None,
     h2_limits: H2Limits | None = None,
+    h3_limits: QuicLimits | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[Channel]:
     """Open a channel; its connections live until the block ends, made when calls need them.
@@ -138,12 +142,13 @@ async def connect(
         server: such as `http://127.0.0.1:8080`. HTTP/2 needs no TLS: it is spoken by prior knowledge on
             http, and agreed by ALPN on https.
         dialect: how calls are put into HTTP.
-        http: version of HTTP; "1.1" is for the Connect and gRPC-Web dialects.
+        http: version of HTTP; "3" is for https, "1.1" for the Connect and gRPC-Web dialects.
         ca: file of root certificates (PEM) to trust instead of the system's.
         insecure: accept any certificate.
         compress: send messages compressed with gzip.
         limits: of each call: the largest message taken.
         h2_limits: of each HTTP/2 connection: windows, requests.
+        h3_limits: of each HTTP/3 connection: windows, the idle timeout.
         connect_timeout: seconds until a connection is given up.
 
     Raises:
@@ -152,22 +157,33 @@ async def connect(
     """
     if dialect not in CLIENTS:
         raise ValueError(f"dialect {dialect!r} is none of {', '.join(CLIENTS)}")
-    if http not in ("2", "1.1"):
-        raise ValueError(f"HTTP version {http!r} is neither '2' nor '1.1'")
+    if http not in ("3", "2", "1.1"):
+        raise ValueError(f"HTTP version {http!r} is none of '3', '2', '1.1'")
     if http == "1.1" and dialect == "grpc":
         raise ValueError("gRPC needs HTTP/2; over HTTP/1.1 use the dialect grpc-web or connect")
     origin = parse_server(server)
-    protocol = "h2" if http == "2" else "http/1.1"
-    tls = None
-    if origin.scheme == "https":
-        tls = await trio.to_thread.run_sync(Trust(ca, insecure).context, protocol)
-    dial = Reconnecting(Dialer(origin, tls, protocol, connect_timeout))
+    if http == "3" and origin.scheme != "https":
+        raise ValueError(f"HTTP/3 is spoken over https alone, which {origin} is not")
+    trust = Trust(ca, insecure)
+    shared: DialShared | None = None
+    if http == "3":
+        from fawa.client.dial_quic import H3Dialer, quic_trust  # noqa: PLC0415 - aioquic is slow to import
+        from fawa.net.quic_client import CLIENT_LIMITS  # noqa: PLC0415
+
+        roots = await trio.to_thread.run_sync(quic_trust, trust)
+        shared = H3Dialer(origin, roots, h3_limits or CLIENT_LIMITS, connect_timeout)
+    else:
+        protocol = "h2" if http == "2" else "http/1.1"
+        tls = await trio.to_thread.run_sync(trust.context, protocol) if origin.scheme == "https" else None
+        dial = Dialer(origin, tls, protocol, connect_timeout)
+        if http == "2":
+            shared = H2Dialer(dial, origin.authority, origin.scheme, h2_limits or H2Limits())
     async with background() as nursery:
         pool: Pool
-        if http == "2":
-            pool = H2Pool(dial, nursery, origin.authority, origin.scheme, h2_limits or H2Limits())
+        if shared is not None:
+            pool = SharedPool(Reconnecting(shared), nursery)
         else:
-            pool = H1Pool(dial, nursery, origin.authority)
+            pool = H1Pool(Reconnecting(dial), nursery, origin.authority)
         new_dialect = functools.partial(client_dialect, dialect, limits or Limits(), compress=compress)
         try:
             yield Channel(Caller(pool, origin.authority, new_dialect))

@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         "--server", metavar="URL", default=server, help=f"default: $FAWA_SERVER, else {DEFAULT_SERVER}"
     )
     group.add_argument("--dialect", choices=DIALECTS, default="grpc", help="how to speak (default: grpc)")
+    group.add_argument(
+        "--http3", action="store_true", help="speak HTTP/3 (QUIC, over UDP); downloads come over TCP as ever"
+    )
     group.add_argument("--ca", metavar="FILE", type=Path, help="trust the certificates in this PEM file")
     group.add_argument("--insecure", action="store_true", help="accept any certificate")
     group.add_argument(

@@ -77,11 +77,23 @@ async def run(options: argparse.Namespace) -> None:
 
 def _connect(options: argparse.Namespace) -> AbstractAsyncContextManager[Channel]:
     try:
-        if parse_server(options.server).scheme == "https" or options.ca is not None:
+        origin = parse_server(options.server)
+        if origin.scheme == "https" or options.ca is not None:
             _trust(options).context("h2")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return connect(options.server, dialect=options.dialect, ca=options.ca, insecure=options.insecure)
+    if options.http3 and origin.scheme != "https":
+        raise UsageError(
+            f"--http3 needs https, which {origin} is not; for a fawad with its usual ports on this machine: "
+            "--server https://127.0.0.1:8443"
+        )
+    return connect(
+        options.server,
+        dialect=options.dialect,
+        http="3" if options.http3 else "2",
+        ca=options.ca,
+        insecure=options.insecure,
+    )
 
 
 def _trust(options: argparse.Namespace) -> Trust:

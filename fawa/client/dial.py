@@ -118,6 +118,13 @@ class Trust:
             context.verify_mode = ssl.CERT_NONE
         return context
 
+    def locations(self) -> tuple[str | None, str | None]:
+        """Return the file and the folder of root certificates, for libraries that take no context."""
+        if self.ca is not None:
+            return str(self.ca), None
+        paths = ssl.get_default_verify_paths()
+        return paths.cafile, paths.capath or paths.openssl_capath
+
 
 @attrs.frozen
 class Dialer:
@@ -167,14 +174,19 @@ class Dialer:
         return secure
 
 
+def not_trusted(why: str) -> str:
+    """Say that a server's certificate was not accepted, and what to do."""
+    return (
+        f"its certificate is not trusted ({why.rstrip('.')}); "
+        "name the file of its certificate authority (ca), or accept any (insecure)"
+    )
+
+
 def _reason(error: BaseException) -> str:
     """Say what is behind an error of trio's or the operating system's in a few words."""
     for inner in _chain(error):
         if isinstance(inner, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted ({inner.verify_message.rstrip('.')}); "
-                "name the file of its certificate authority (ca), or accept any (insecure)"
-            )
+            return not_trusted(inner.verify_message)
         if isinstance(inner, ssl.SSLError):
             if inner.reason == "WRONG_VERSION_NUMBER":
                 return "it does not speak TLS; use http://"

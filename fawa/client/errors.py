@@ -17,6 +17,12 @@ _FROM_RESET: Final[dict[int, Status]] = {
     H2ErrorCode.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
     H2ErrorCode.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
 }
+#: HTTP/3 has codes of its own (RFC 9114 section 8.1), here as numbers: aioquic is slow to import.
+_H3_REQUEST_REJECTED: Final = 0x10B
+_FROM_H3_RESET: Final[dict[int, Status]] = {
+    0x107: Status.RESOURCE_EXHAUSTED,  # H3_EXCESSIVE_LOAD
+    0x10C: Status.CANCELLED,  # H3_REQUEST_CANCELLED
+}
 
 
 class CallFailed(GRPCError):  # noqa: N818 - said as it is
@@ -52,6 +58,13 @@ class ConnectionLost(GRPCError):  # noqa: N818
 
 class Refused(ConnectionLost):
     """The server did nothing with the request and said so (RFC 9113 section 8.7): send it again."""
+
+
+def from_h3_reset(code: int, name: str) -> GRPCError:
+    """Return the error of a call whose stream the server has reset with an HTTP/3 error code of that name."""
+    if code == _H3_REQUEST_REJECTED:
+        return Refused("the server refused the call, try again")
+    return GRPCError(_FROM_H3_RESET.get(code, Status.INTERNAL), f"the server reset the call: {name}")
 
 
 def from_reset(code: int) -> GRPCError:

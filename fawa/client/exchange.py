@@ -157,6 +157,27 @@ class Connection(abc.ABC):
         """Open nothing after all."""
 
 
+class Shared(Connection):
+    """A connection for many exchanges at once."""
+
+    @property
+    @abc.abstractmethod
+    def is_usable(self) -> bool:
+        """Whether further requests may be sent here."""
+
+    @abc.abstractmethod
+    async def acquire(self) -> bool:
+        """Wait for room for one exchange and keep it; returns `False` if there never will be any here."""
+
+    @abc.abstractmethod
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Close the connection once what is queued has been sent."""
+
+
 class Pool(abc.ABC):
     """The connections of a channel."""
 

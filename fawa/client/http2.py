@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
 import trio
 
 from fawa.client.errors import ConnectionLost, Refused, from_reset
-from fawa.client.exchange import ClientExchange, Connection, Headers
+from fawa.client.exchange import ClientExchange, Headers, Shared
 from fawa.client.wire import HIGH_WATER, Wire
 from fawa.net.engine import (
     Bulk,
@@ -102,7 +103,7 @@ class H2ClientExchange(ClientExchange):
         conn.forget(self)
 
 
-class H2Client(Wire, Connection):
+class H2Client(Wire, Shared):
     """One HTTP/2 connection."""
 
     def __init__(self, stream: trio.abc.Stream, address: str, scheme: str, limits: H2Limits) -> None:
@@ -268,3 +269,24 @@ class H2Client(Wire, Connection):
         for exchange in self._exchanges.values():
             exchange.end_stream()
             exchange.fail(error)
+
+
+@attrs.frozen
+class H2Dialer:
+    """Makes HTTP/2 connections out of byte streams."""
+
+    dial: Callable[[], Awaitable[trio.abc.Stream]]
+    #: Host and port of the server, for errors.
+    address: str
+    #: "http" or "https".
+    scheme: str
+    limits: H2Limits
+
+    async def __call__(self) -> H2Client:
+        """Return a new connection.
+
+        Raises:
+            CannotReach: there is none to be had.
+
+        """
+        return H2Client(await self.dial(), self.address, self.scheme, self.limits)

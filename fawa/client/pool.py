@@ -5,19 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
 
 from fawa import restarts
 from fawa.client.errors import CannotReach
-from fawa.client.exchange import Pool
+from fawa.client.exchange import Pool, Shared
 from fawa.client.http1 import H1Client
-from fawa.client.http2 import H2Client, H2Limits
 
-#: Makes a connection or raises `CannotReach`.
+Made = TypeVar("Made")
+#: Makes a byte stream or raises `CannotReach`.
 Dial = Callable[[], Awaitable[trio.abc.Stream]]
+#: Makes a connection for many exchanges or raises `CannotReach`.
+DialShared = Callable[[], Awaitable[Shared]]
 
 #: HTTP/1.1 connections of one channel.
 MOST_H1: Final = 16
@@ -41,17 +43,17 @@ async def background() -> AsyncIterator[trio.Nursery]:
 
 
 @attrs.define
-class Reconnecting:
+class Reconnecting(Generic[Made]):
     """Dials; a server that was reached before may be starting again, so it is tried for a while.
 
     Nothing is sent before there is a connection, so trying again is always safe. The pauses grow and are
     jittered. A server that was never reached, or did not come back, is given one try a call.
     """
 
-    dial: Dial
+    dial: Callable[[], Awaitable[Made]]
     _reached: bool = attrs.field(default=False, init=False)
 
-    async def __call__(self) -> trio.abc.Stream:
+    async def __call__(self) -> Made:
         """Return a new connection.
 
         Raises:
@@ -61,7 +63,7 @@ class Reconnecting:
         failures = 0
         while True:
             try:
-                stream = await self.dial()
+                made = await self.dial()
             except CannotReach:
                 failures += 1
                 if not self._reached or failures == _TRIES:
@@ -70,29 +72,24 @@ class Reconnecting:
                 await trio.sleep(restarts.pause(failures, random.random()))  # noqa: S311 - jitter, not a secret
             else:
                 self._reached = True
-                return stream
+                return made
 
 
-class H2Pool(Pool):
-    """One HTTP/2 connection for new exchanges; older ones finish what is open on them."""
+class SharedPool(Pool):
+    """One connection, HTTP/2 or HTTP/3, for new exchanges; older ones finish what is open on them."""
 
-    def __init__(
-        self, dial: Dial, nursery: trio.Nursery, address: str, scheme: str, limits: H2Limits
-    ) -> None:
+    def __init__(self, dial: DialShared, nursery: trio.Nursery) -> None:
         self._dial = dial
         self._nursery = nursery
-        self._address = address
-        self._scheme = scheme
-        self._limits = limits
-        self._current: H2Client | None = None
-        self._all: set[H2Client] = set()
+        self._current: Shared | None = None
+        self._all: set[Shared] = set()
         self._dialling = trio.Lock()
         #: How often no connection could be made, and why the last time.
         self._failures = 0
         self._reason = ""
         self._closed = False
 
-    async def acquire(self) -> H2Client:
+    async def acquire(self) -> Shared:
         while True:
             connection = self._current
             if connection is None or not connection.is_usable:
@@ -100,7 +97,7 @@ class H2Pool(Pool):
             if await connection.acquire():
                 return connection
 
-    async def _renew(self) -> H2Client:
+    async def _renew(self) -> Shared:
         """Return a usable connection, made by whichever caller comes first."""
         failures = self._failures
         async with self._dialling:
@@ -110,17 +107,16 @@ class H2Pool(Pool):
                 # Whoever came first has failed while this one waited: all share the answer.
                 raise CannotReach(self._reason)
             try:
-                stream = await _dial(self._dial, closed=self._closed)
+                connection = await _dial(self._dial, closed=self._closed)
             except CannotReach as error:
                 self._failures += 1
                 self._reason = error.message or ""
                 raise
-            connection = H2Client(stream, self._address, self._scheme, self._limits)
             self._current = connection
             self._nursery.start_soon(self._run, connection)
             return connection
 
-    async def _run(self, connection: H2Client) -> None:
+    async def _run(self, connection: Shared) -> None:
         self._all.add(connection)
         if self._closed:
             connection.end()
@@ -185,7 +181,7 @@ class H1Pool(Pool):
             connection.end()
 
 
-async def _dial(dial: Dial, *, closed: bool) -> trio.abc.Stream:
+async def _dial(dial: Callable[[], Awaitable[Made]], *, closed: bool) -> Made:
     if closed:
         raise CannotReach("the channel is closed: its block has ended")
     return await dial()

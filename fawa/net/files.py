@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import trio
@@ -28,6 +30,26 @@ async def read_pieces(file: BinaryIO, offset: int, count: int) -> AsyncIterator[
         offset += len(piece)
         count -= len(piece)
         yield piece
+
+
+@contextmanager
+def only_full_packets(sock: trio.socket.SocketType) -> Iterator[None]:
+    """Have the kernel send only full packets in the block, and the rest at its end (tcp(7), TCP_CORK).
+
+    sendfile(2) hands the content on in pieces of 64 KiB. Where the packets are as large, as on one host, or
+    are made from such by the network card, a piece would leave as a packet and a tiny one behind it.
+    """
+    _cork(sock, True)
+    try:
+        yield
+    finally:
+        _cork(sock, False)
+
+
+def _cork(sock: trio.socket.SocketType, on: bool) -> None:
+    if hasattr(socket, "TCP_CORK"):
+        with suppress(OSError):  # the connection is broken, and whoever sends next is told
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
 
 async def send_some(sock: trio.socket.SocketType, file: BinaryIO, offset: int, count: int) -> int:

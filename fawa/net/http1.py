@@ -12,7 +12,7 @@ from fawa.net.connection import HALF_CLOSE_GRACE, HIGH_WATER, Connection, Limits
 from fawa.net.engine import Data, EndOfMessage, Event, HttpError, Request, Role, header_list
 from fawa.net.engine_http1 import H1Engine
 from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
-from fawa.net.files import read_pieces, send_some
+from fawa.net.files import only_full_packets, read_pieces, send_some
 from fawa.net.sockets import PlainStream
 
 #: Bytes received ahead of the application (body, or requests pipelined behind it) above which reading stops.
@@ -154,20 +154,21 @@ class H1Exchange(Exchange):
             async for piece in read_pieces(file, offset, count):
                 await self.send(piece)
             return
-        while count:
-            # What comes before must be out and the writer idle: two tasks may not send on one socket.
-            await conn.wait_room(lambda: conn.is_flushed and not conn.engine.has_output, self._progress)
-            with trio.move_on_after(conn.limits.write_timeout) as timeout:
-                try:
-                    sent = await send_some(stream.socket, file, offset, count)
-                except OSError as error:
-                    raise Disconnected(f"{self.peer} is gone: {error}") from error
-            if timeout.cancelled_caught:
-                raise Disconnected(f"{self.peer} took nothing for {conn.limits.write_timeout:g} s")
-            conn.engine.sent_aside(sent)
-            self.bytes_out += sent
-            offset += sent
-            count -= sent
+        with only_full_packets(stream.socket):
+            while count:
+                # What comes before must be out and the writer idle: two tasks may not send on one socket.
+                await conn.wait_room(lambda: conn.is_flushed and not conn.engine.has_output, self._progress)
+                with trio.move_on_after(conn.limits.write_timeout) as timeout:
+                    try:
+                        sent = await send_some(stream.socket, file, offset, count)
+                    except OSError as error:
+                        raise Disconnected(f"{self.peer} is gone: {error}") from error
+                if timeout.cancelled_caught:
+                    raise Disconnected(f"{self.peer} took nothing for {conn.limits.write_timeout:g} s")
+                conn.engine.sent_aside(sent)
+                self.bytes_out += sent
+                offset += sent
+                count -= sent
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._check()

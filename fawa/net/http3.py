@@ -192,7 +192,7 @@ class H3Connection:
         self.engine.abandon(stream_id, ErrorCode.H3_REQUEST_CANCELLED)
         self.engine.forget(stream_id)
         self._end_session(stream_id)
-        # Where there are sessions, what has had no head may be a stream of one, whose first octets did not come.
+        # Where there are sessions, what has had no head may be a stream of one that lost its first octets.
         self._given_up += exchange is not None or not self.sessions
         if self._given_up > _MOST_GIVEN_UP:
             self.engine.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many requests have been reset")

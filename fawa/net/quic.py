@@ -33,6 +33,7 @@ from fawa.net.quic_packets import (
     TlsFacts,
     read_opening_untrusted,
 )
+from fawa.net.quic_server import ServerCore
 from fawa.net.tls import Certificate, CertificateSource
 from fawa.net.udp import DatagramSocket
 
@@ -299,7 +300,8 @@ class QuicListener:
         original_cid: bytes,
         retry_cid: bytes | None,
     ) -> _Link:
-        engine = QuicEngine(facts, self._secrets, original_cid=original_cid, retry_cid=retry_cid)
+        core = ServerCore(facts, self._secrets, original_cid=original_cid, retry_cid=retry_cid)
+        engine = QuicEngine(core, facts.limits)
         link = _Link(engine, sock, now + self.settings.handshake_timeout)
         host, port = address[:2]
         peer = Peer(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "https")

@@ -1,36 +1,19 @@
-"""QUIC and HTTP/3 without I/O; with `quic_packets` all that touches aioquic.
+"""QUIC and HTTP/3 without I/O; with `quic_core`, `quic_client` and `quic_packets` all that touches aioquic.
 
-`QuicEngine` is one connection, server side. It is fed datagrams, returns events, and gathers datagrams to
-send; `now` is on any monotonic clock, in seconds. What aioquic leaves open is closed here: flow control that
-follows the application (RFC 9000 section 4), malformed requests that cost their stream and not the connection
-(RFC 9114 section 4.1.2), bounded headers, and reset tokens that survive a restart (RFC 9000 section 10.3).
+`QuicEngine` is one connection. It is fed datagrams, returns events, and gathers datagrams to send; `now` is
+on any monotonic clock, in seconds.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
-import pylsqpack
 from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import (
-    ErrorCode,
-    FrameType,
-    H3Connection,
-    H3Stream,
-    HeadersState,
-    MessageError,
-    Setting,
-)
+from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, HeadersState
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
-from aioquic.quic.connection import (
-    CONNECTION_LIMIT_FRAME_CAPACITY,
-    END_STATES,
-    MAX_STREAM_DATA_FRAME_CAPACITY,
-    QuicConnectionState,
-)
+from aioquic.quic.connection import END_STATES, QuicConnectionState
 from aioquic.quic.events import (
     ConnectionIdIssued,
     ConnectionIdRetired,
@@ -44,10 +27,9 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from aioquic.quic.packet import QuicFrameType
 
-from fawa.net.quic_packets import Address, QuicLimits, QuicSecrets, TlsFacts
-from fawa.net.quic_send import ShortSender
+from fawa.net.quic_core import H3Core, QuicCore
+from fawa.net.quic_packets import Address, QuicLimits
 
 __all__ = [
     "GOAWAY_PING",
@@ -85,172 +67,16 @@ _PACKET_OVERHEAD: Final = 1 + 2 + 16
 #: Type and length of a DATAGRAM frame.
 _DATAGRAM_OVERHEAD: Final = 1 + 2
 
-# aioquic warns of everything that peers do wrong: nothing an operator could mend.
-logging.getLogger("quic").setLevel(logging.ERROR)
-
-
-class _Quic(ShortSender):
-    """aioquic's connection with windows that follow the application, and our reset tokens."""
-
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None
-    ) -> None:
-        super().__init__(
-            configuration=facts.configuration,
-            original_destination_connection_id=original_cid,
-            retry_source_connection_id=retry_cid,
-        )
-        #: Octets by stream that the application has been given and has not consumed.
-        self.held: dict[int, int] = {}
-        self._windows = facts.limits
-        self._secrets = secrets
-        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
-        streams = self._local_max_streams_bidi
-        streams.value = streams.sent = facts.limits.max_streams
-
-    def allow_streams(self, count: int) -> None:
-        """Let the peer open at least `count` more streams of each kind."""
-        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
-            limit.value = max(limit.value, limit.used + count)
-
-    def _write_reset_stream_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
-        # One beyond what the peer lets be open would end the connection (RFC 9000 section 4.6).
-        if not stream.is_blocked:
-            super()._write_reset_stream_frame(builder, stream)
-
-    def _write_stop_sending_frame(self, builder, stream) -> None:  # type: ignore[no-untyped-def]
-        if not stream.is_blocked:
-            super()._write_stop_sending_frame(builder, stream)
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        for cid in self._host_cids:
-            if not cid.was_sent:
-                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
-
-    def _unread(self) -> int:
-        """Count what has arrived and is not consumed, with what waits for a gap to fill."""
-        gaps = sum(
-            stream.receiver.highest_offset - stream.receiver.starting_offset()
-            for stream in self._streams.values()
-            if not stream.receiver.is_finished
-        )
-        return sum(self.held.values()) + gaps
-
-    def _has_limits_to_tell(self) -> bool:
-        data, window = self._local_max_data, self._windows.stream_window
-        if data.sent - data.used < self._windows.connection_window // 2 or data.value != data.sent:
-            return True
-        for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
-            if limit.sent - limit.used < limit.value - limit.sent:
-                return True
-        for stream_id in self.moved:
-            stream = self._streams.get(stream_id)
-            if stream is None or stream.receiver.is_finished or not stream.max_stream_data_local:
-                continue
-            told = stream.max_stream_data_local_sent
-            due = stream.receiver.starting_offset() + window - self.held.get(stream_id, 0)
-            if due - told >= window // 2 or told != stream.max_stream_data_local:
-                return True
-        self.moved.clear()
-        return False
-
-    def _write_connection_limits(self, builder, space) -> None:  # type: ignore[no-untyped-def]
-        data = self._local_max_data
-        window = self._windows.connection_window
-        if data.sent - data.used < window // 2:
-            free = max(0, window - self._unread())
-            # Small steps where little is free, so that one stream that nobody reads does not stop the others.
-            if data.used + free - data.value >= min(window // 4, free // 2 + 1):
-                data.value = data.used + free
-        for limit in (data, self._local_max_streams_bidi, self._local_max_streams_uni):
-            due = limit is data or limit.sent - limit.used < limit.value - limit.sent
-            if due and limit.value != limit.sent:
-                buf = builder.start_frame(
-                    limit.frame_type,
-                    capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
-                    handler=self._on_connection_limit_delivery,
-                    handler_args=(limit,),
-                )
-                buf.push_uint_var(limit.value)
-                limit.sent = limit.value
-
-    def _write_stream_limits(self, builder, space, stream) -> None:  # type: ignore[no-untyped-def]
-        receiver = stream.receiver
-        if receiver.is_finished or not stream.max_stream_data_local:
-            return
-        window = self._windows.stream_window
-        limit = receiver.starting_offset() + window - self.held.get(stream.stream_id, 0)
-        if limit - stream.max_stream_data_local >= window // 2:
-            stream.max_stream_data_local = limit
-        if stream.max_stream_data_local_sent != stream.max_stream_data_local:
-            buf = builder.start_frame(
-                QuicFrameType.MAX_STREAM_DATA,
-                capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
-                handler=self._on_max_stream_data_delivery,
-                handler_args=(stream,),
-            )
-            buf.push_uint_var(stream.stream_id)
-            buf.push_uint_var(stream.max_stream_data_local)
-            stream.max_stream_data_local_sent = stream.max_stream_data_local
-
-
-class _H3(H3Connection):
-    """aioquic's HTTP/3 with stream errors where a request is malformed, and without a dynamic table.
-
-    A header section that refers to no dynamic table (RFC 9204 section 3.2) decodes to little more than its
-    own size, and never has to wait for another stream.
-    """
-
-    def __init__(self, engine: QuicEngine, limits: QuicLimits) -> None:
-        self._engine = engine
-        self._limits = limits
-        super().__init__(engine.quic, enable_webtransport=limits.sessions)
-
-    def _init_connection(self) -> None:
-        self._max_table_capacity = self._blocked_streams = 0
-        self._decoder = pylsqpack.Decoder(0, 0)
-        super()._init_connection()
-
-    def _get_local_settings(self) -> dict[int, int]:
-        return super()._get_local_settings() | {Setting.MAX_FIELD_SECTION_SIZE: self._limits.max_header}
-
-    def _receive_request_or_push_data(
-        self, stream: H3Stream, data: bytes, stream_ended: bool
-    ) -> list[H3Event]:
-        try:
-            return super()._receive_request_or_push_data(stream, data, stream_ended)
-        except MessageError:
-            # Told to the application as if the peer had reset the stream.
-            self._engine.abandon(stream.stream_id, ErrorCode.H3_MESSAGE_ERROR)
-            self._engine.malformed.append(stream.stream_id)
-            return []
-
-    def _abort_incomplete_request(self, stream_id: int) -> None:
-        # One that was forgotten is no new one: its client answers STOP_SENDING, and is still owed the rest.
-        if self._engine.is_unused(stream_id):
-            super()._abort_incomplete_request(stream_id)
-
 
 class QuicEngine:
-    """One connection, server side.
+    """One connection: `core` is one side of it, and keeps to `limits`."""
 
-    Args:
-        facts: the certificate and the limits.
-        secrets: makes reset tokens.
-        original_cid: the connection ID that the client chose for its first packet.
-        retry_cid: the one that our Retry gave it, if there was one.
-
-    """
-
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
-    ) -> None:
-        self.limits = facts.limits
-        self.quic = _Quic(facts, secrets, original_cid=original_cid, retry_cid=retry_cid)
+    def __init__(self, core: QuicCore, limits: QuicLimits) -> None:
+        self.limits = limits
+        self.quic = core
         #: Streams on which a malformed message came, until `events` tells of them.
         self.malformed: list[int] = []
-        self._h3: _H3 | None = None
+        self._h3: H3Core | None = None
         #: Streams whose input is dropped until it ends.
         self._deaf: set[int] = set()
         #: Request streams whose head is not complete, and when they began: the oldest first.
@@ -350,7 +176,7 @@ class QuicEngine:
                     if self._h3 is not None and self.limits.sessions:
                         found += self._h3.handle_event(event)
                 case ProtocolNegotiated():
-                    self._h3 = _H3(self, self.limits)
+                    self._h3 = self._new_h3()
                 case _:
                     found.append(event)
         return found
@@ -369,6 +195,9 @@ class QuicEngine:
         if len(pieces) > 1:
             event.data = b"".join(pieces)
         return event
+
+    def _new_h3(self) -> H3Core:
+        return H3Core(self, self.limits)
 
     def _stream_data(self, stream_id: int, event: StreamDataReceived) -> list[Event]:
         if stream_id in self._deaf or self._h3 is None:
@@ -422,8 +251,7 @@ class QuicEngine:
 
     def release(self, stream_id: int) -> None:
         """Give a stream's window back: all that came has been consumed."""
-        if self.quic.held.pop(stream_id, None):
-            self.quic.moved.add(stream_id)
+        self.quic.release(stream_id)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind, and one for each that ends."""
@@ -439,7 +267,7 @@ class QuicEngine:
         return self._h3
 
     def send_headers(self, stream_id: int, headers: Headers, *, end: bool = False) -> None:
-        """Send a response head or trailers."""
+        """Send a head or trailers."""
         self.h3.send_headers(stream_id, headers, end)
 
     def send_data(self, stream_id: int, data: bytes) -> None:
@@ -447,7 +275,7 @@ class QuicEngine:
         self.h3.send_data(stream_id, data, end_stream=False)
 
     def end(self, stream_id: int) -> None:
-        """End a response without trailers."""
+        """End a message without trailers."""
         with self.h3._get_or_create_stream(stream_id) as stream:
             stream.finish_sending()
         self.quic.send_stream_data(stream_id, b"", end_stream=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 from typing import Any, Final
 
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.congestion.base import K_GRANULARITY
 from aioquic.quic.connection import (
     END_STATES,
-    QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
@@ -23,10 +23,12 @@ from aioquic.quic.packet import QuicStreamFrame, decode_packet_number
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 from cryptography.exceptions import InvalidTag
 
-from fawa.net.quic_packets import Address
+from fawa.net.quic_core import QuicCore
+from fawa.net.quic_packets import Address, QuicLimits
 
 #: Where the sample of header protection begins, behind the packet number's begin (RFC 9001 section 5.4.2).
 _SAMPLE: Final = 4
@@ -40,11 +42,11 @@ _LONE_ACK_DELAY: Final = 0.005
 _FEW: Final = 2
 
 
-class ShortReceiver(QuicConnection):
-    """aioquic's connection, server side, with a shorter way in for common packets."""
+class ShortReceiver(QuicCore):
+    """A connection, server side, with a shorter way in for common packets."""
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, configuration: QuicConfiguration, limits: QuicLimits, **cids: bytes | None) -> None:
+        super().__init__(configuration, limits, **cids)
         #: Streams on which something has come, or was consumed, since limits were looked at.
         self.moved: set[int] = set()
         #: Packets that ask for an acknowledgement and have none.
@@ -59,6 +61,15 @@ class ShortReceiver(QuicConnection):
         self._short_space = self._spaces[Epoch.ONE_RTT]
         self._short_keys = self._cryptos[Epoch.ONE_RTT]
 
+    def release(self, stream_id: int) -> None:
+        """Give a stream's window back: all that came has been consumed."""
+        if self.held.pop(stream_id, None):
+            self.moved.add(stream_id)
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        self.moved.add(stream_id)
+        return super()._get_or_create_stream(frame_type, stream_id)
+
     def receive_datagram(self, data: bytes, addr: Address, now: float) -> None:
         """Take in a datagram."""
         if not self._receive_short(data, addr, now):
@@ -72,9 +83,9 @@ class ShortReceiver(QuicConnection):
             not self._handshake_confirmed
             or self._state is not QuicConnectionState.CONNECTED
             or self._close_pending
+            or len(data) < begin + _SAMPLE + 16
             or data[0] & 0xC0 != 0x40
             or data[1:begin] != cid
-            or len(data) < begin + _SAMPLE + 16
         ):
             return False
         path = self._network_paths[0]
@@ -188,13 +199,13 @@ class ShortReceiver(QuicConnection):
         """Packets have arrived (RFC 9002 section A.7); `delay` is how long the peer waited, microseconds."""
         loss, sent = self._loss, space.sent_packets
         oldest = next(iter(sent), last + 1)
-        if oldest < first:
-            # Some before them have not: they may be lost.
+        if oldest < first or last < space.largest_acked_packet:
+            # Some before them, or before what is acknowledged already, have not: they may be lost.
             found = RangeSet()
             found.add(first, last + 1)
             loss.on_ack_received(ack_rangeset=found, ack_delay=delay / 1_000_000, now=now, space=space)
             return
-        space.largest_acked_packet = max(space.largest_acked_packet, last)
+        space.largest_acked_packet = last
         if oldest > last:
             return
         is_ack_eliciting = False
@@ -223,8 +234,8 @@ class ShortReceiver(QuicConnection):
             latest -= delay
         loss._rtt_latest = latest
         if loss._rtt_initialized:
-            loss._rtt_variance += (abs(loss._rtt_min - latest) - loss._rtt_variance) / 4
-            loss._rtt_smoothed += (latest - loss._rtt_smoothed) / 8
+            loss._rtt_variance = 3 / 4 * loss._rtt_variance + 1 / 4 * abs(loss._rtt_min - latest)
+            loss._rtt_smoothed = 7 / 8 * loss._rtt_smoothed + 1 / 8 * latest
         else:
             loss._rtt_first_sample_time = now
             loss._rtt_initialized = True

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
-    QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
     stream_is_client_initiated,
@@ -18,7 +17,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
-from fawa.net.quic_packets import Address
+from fawa.net.quic_packets import Address, QuicLimits
 from fawa.net.quic_receive import ShortReceiver
 
 #: The first octet of a short header: the fixed bit, and packet numbers of two octets.
@@ -40,11 +39,10 @@ _MTU_LOST: Final = 3
 
 
 class ShortSender(ShortReceiver):
-    """aioquic's connection, server side, with a shorter way for common packets."""
+    """A connection, server side, with a shorter way for common packets."""
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._cids_to_tell = True
+    def __init__(self, configuration: QuicConfiguration, limits: QuicLimits, **cids: bytes | None) -> None:
+        super().__init__(configuration, limits, **cids)
         #: The path whose largest datagram is known, and how often a larger one may still be tried.
         self._mtu_path: QuicNetworkPath | None = None
         self._mtu_tries = 0
@@ -54,35 +52,35 @@ class ShortSender(ShortReceiver):
         self._large_lost = 0
         self._large_mark = 0
 
-    def _has_limits_to_tell(self) -> bool:
-        """Whether flow control or stream limits may have to be raised."""
-        raise NotImplementedError
-
     # What is to be looked at before the shorter way is taken.
-
-    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
-        self.moved.add(stream_id)
-        return super()._get_or_create_stream(frame_type, stream_id)
 
     def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
         number: Any = stream.stream_id  # aioquic's types allow for streams without one
         self.moved.add(number)
         super()._on_max_stream_data_delivery(delivery, stream)
 
-    def _on_new_connection_id_delivery(
-        self, delivery: QuicDeliveryState, connection_id: QuicConnectionId
-    ) -> None:
-        self._cids_to_tell = True
-        super()._on_new_connection_id_delivery(delivery, connection_id)
+    def _has_limits_to_tell(self) -> bool:
+        """Whether flow control or stream limits may have to be raised."""
+        if self.moved:
+            self.moved = {number for number in self.moved if self._has_window_to_tell(number)}
+        data = self._local_max_data
+        return (
+            bool(self.moved)
+            or data.sent - data.used < self._windows.connection_window // 2
+            or data.value != data.sent
+            or any(
+                limit.sent - limit.used < limit.value - limit.sent
+                for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
+            )
+        )
 
-    def _replenish_connection_ids(self) -> None:
-        self._cids_to_tell = True
-        super()._replenish_connection_ids()
-
-    def _has_cids_to_tell(self) -> bool:
-        if self._cids_to_tell:
-            self._cids_to_tell = not all(cid.was_sent for cid in self._host_cids)
-        return self._cids_to_tell
+    def _has_window_to_tell(self, number: int) -> bool:
+        stream = self._streams.get(number)
+        if stream is None or stream.receiver.is_finished or not stream.max_stream_data_local:
+            return False
+        told, window = stream.max_stream_data_local_sent, self._windows.stream_window
+        due = stream.receiver.starting_offset() + window - self.held.get(number, 0)
+        return due - told >= window // 2 or told != stream.max_stream_data_local
 
     # Time.
 
@@ -102,12 +100,16 @@ class ShortSender(ShortReceiver):
 
     def get_timer(self) -> float | None:
         """Return when `handle_timer` is to be called."""
-        if not self._handshake_confirmed or self._state in END_STATES or len(self._network_paths) > 1:
-            return super().get_timer()
-        if not self._network_paths[0].is_validated:
+        at = self._close_at
+        if (
+            at is None
+            or not self._handshake_confirmed
+            or self._state in END_STATES
+            or len(self._network_paths) > 1
+            or not self._network_paths[0].is_validated
+        ):
             return super().get_timer()
         space = self._short_space
-        at: Any = self._close_at  # which is set by the first datagram
         self._loss_at = None
         if space.ack_at is not None and space.ack_at < at:
             at = space.ack_at
@@ -184,7 +186,7 @@ class ShortSender(ShortReceiver):
             or len(self._short_space.ack_queue) > 1
         ):
             return True
-        return self._has_cids_to_tell() or self._has_limits_to_tell()
+        return not all(cid.was_sent for cid in self._host_cids) or self._has_limits_to_tell()
 
     def _write_short(
         self, ready: list[QuicStream], space: QuicPacketSpace, now: float
@@ -210,7 +212,7 @@ class ShortSender(ShortReceiver):
                 ack = self._short_ack(packet, space, now)
                 frames.append(ack)
                 room -= len(ack)
-            allowed = loss.congestion_window - loss.bytes_in_flight - overhead
+            allowed = loss.congestion_window - loss.bytes_in_flight - (self._max_datagram_size - room)
             if ready:
                 # Parts of packets are not worth the window: there will be more of it.
                 if allowed < room and loss.bytes_in_flight:
@@ -221,8 +223,13 @@ class ShortSender(ShortReceiver):
             payload = frames[0] if len(frames) == 1 else b"".join(frames)
             found.append((self._seal(packet, payload, space, now), path.addr))
             pacer.update_after_send(now)
-            if self._mtu_tries > 0 and self._packet_number >= self._mtu_from:
+            if (
+                self._mtu_tries > 0
+                and self._packet_number >= self._mtu_from
+                and loss.congestion_window - loss.bytes_in_flight >= _MTU
+            ):
                 found.append((self._probe_mtu(space, now), path.addr))
+                pacer.update_after_send(now)
         if several:
             # Those that were served come last the next time.
             were = set(served)
@@ -260,7 +267,10 @@ class ShortSender(ShortReceiver):
     # Larger datagrams, where the path takes them (RFC 9000 section 14.3, RFC 8899).
 
     def _probe_mtu(self, space: QuicPacketSpace, now: float) -> bytes:
-        """Return a large packet that may get lost: it does not count as in flight (section 14.4)."""
+        """Return a large packet, whose loss says nothing of congestion (section 14.4).
+
+        So it is sent only where the window has room for it, and then not counted as in flight.
+        """
         self._mtu_tries -= 1
         self._mtu_from = self._packet_number + _MTU_FROM
         packet = self._packet(now)
@@ -281,13 +291,13 @@ class ShortSender(ShortReceiver):
                 self._use_mtu(SMALLEST_MAX_DATAGRAM_SIZE, tries=-1)
 
     def _use_mtu(self, size: int, *, tries: int) -> None:
+        if size < self._max_datagram_size:
+            self._datagrams_pending.clear()  # those too large would keep all later ones from being sent
         self._max_datagram_size = size
         congestion: Any = self._loss._cc
         congestion._max_datagram_size = size
         self._loss._pacer._max_datagram_size = size
         self._mtu_tries, self._large_lost = tries, 0
-        if tries < 0:
-            self._datagrams_pending.clear()  # those too large would keep all later ones from being sent
 
     def handle_timer(self, now: float) -> None:
         """Let time do its work; where nothing comes back any more, smaller datagrams may."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -134,6 +135,75 @@ class UdpSocket:
         self._sock.close()
 
 
+class ConnectedUdp(UdpSocket):
+    """A UDP socket with one peer, of which it learns that nobody listens there."""
+
+    def __init__(self, sock: socket.socket, peer: Address) -> None:
+        super().__init__(sock)
+        self._peer = peer
+        self._refused = False
+
+    async def receive(self) -> list[Datagram]:
+        """Wait for datagrams and return those that are there.
+
+        Raises:
+            ConnectionRefusedError: nobody listens at the peer's port.
+
+        """
+        if self._refused:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._raw)
+        found: list[Datagram] = []
+        try:
+            for _ in range(BATCH):
+                found.append((self._raw.recv(_LARGEST), self._peer))
+        except BlockingIOError:
+            pass
+        except ConnectionRefusedError:
+            self._refused = True
+        except OSError:
+            pass  # something else that ICMP said: no route for now, say
+        if self._refused and not found:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return found
+
+    def _send_one(self, data: bytes, address: Address) -> None:
+        # Without an address: some systems allow none where the socket is connected.
+        try:
+            self._raw.send(data)
+        except ConnectionRefusedError:
+            self._refused = True  # what was sent before has found nobody
+        except OSError:
+            self.dropped += 1
+
+
+def open_udp(address: Address) -> ConnectedUdp:
+    """Open a UDP socket to a peer's address, which is one that `getaddrinfo` gave.
+
+    Raises:
+        OSError: the address cannot be reached.
+
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        _set_up(sock, family)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return ConnectedUdp(sock, address)
+
+
+def _set_up(sock: socket.socket, family: socket.AddressFamily) -> None:
+    sock.setblocking(False)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(*_DO_NOT_FRAGMENT[family])
+
+
 def bind_udp(host: str, port: int) -> UdpSocket:
     """Bind an address, which is one that `getsockname` gave, and `port`.
 
@@ -144,13 +214,9 @@ def bind_udp(host: str, port: int) -> UdpSocket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
+        _set_up(sock, family)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-        with contextlib.suppress(OSError):
-            sock.setsockopt(*_DO_NOT_FRAGMENT[family])
         sock.bind((host, port))
     except OSError as error:
         sock.close()

@@ -212,8 +212,8 @@ async def _serve_v2(
 
 async def _read_lines(stream: Stream, most: int, found: Found) -> None:
     buffer = b""
-    try:
-        async with found:
+    async with found:
+        with contextlib.suppress(Disconnected):
             while data := await stream.receive():
                 *lines, buffer = (buffer + data).split(b"\n")
                 for document in lines:
@@ -225,8 +225,6 @@ async def _read_lines(stream: Stream, most: int, found: Found) -> None:
                 if len(buffer) > most:
                     await found.send(End(_TOO_LARGE, f"a document has at most {most} bytes"))
                     return
-            await found.send(End(0, ""))
-    except Disconnected:
         await found.send(End(0, ""))
 
 

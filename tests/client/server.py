@@ -20,14 +20,16 @@ from fawa.calls import serve
 from fawa.client.call import Caller
 from fawa.client.channel import Channel
 from fawa.client.errors import CannotReach
-from fawa.client.exchange import Pool
-from fawa.client.http2 import H2Limits
-from fawa.client.pool import Dial, H1Pool, H2Pool, Reconnecting, background
+from fawa.client.http2 import H2Dialer, H2Limits
+from fawa.client.pool import Dial, DialShared, H1Pool, Reconnecting, SharedPool, background
 from fawa.net.connection import Limits
 from fawa.net.cors import Cors
 from fawa.net.engine import Event, H2Engine, Role
+from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Route, Router
 from fawa.net.tcp import Endpoint, FrontDoor, Root, bind
+from fawa.net.tls import Certificate, CertificateSource
+from fawa.net.udp import bind_udp
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.rpc.dialect import client_dialect
 from fawa.rpc.envelope import pack
@@ -66,6 +68,14 @@ class Server:
 PATIENCE = 60.0
 
 
+def app(*implementations: IServable, routes: Mapping[str, Route] | None = None) -> Root:
+    """Return what answers requests to RPC implementations and plain routes."""
+    router = Router(serve.not_found)
+    router.add(serve.routes(implementations, CallLimits()))
+    router.add(routes or {})
+    return Root(router, Cors(lambda _origin: False), None)
+
+
 @asynccontextmanager
 async def serving(
     *implementations: IServable,
@@ -74,17 +84,30 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     port: int = 0,
     patience: float = PATIENCE,
+    quic: Certificate | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve RPC implementations and plain routes until the block ends; then every connection breaks."""
-    router = Router(serve.not_found)
-    router.add(serve.routes(implementations, CallLimits()))
-    router.add(routes or {})
-    root = Root(router, Cors(lambda _origin: False), None)
-    door = FrontDoor(root, limits or Limits(), handshake_timeout=10.0, max_connections=1000)
+    """Serve RPC implementations and plain routes until the block ends; then every connection breaks.
+
+    With `quic` they are there over HTTP/3, too, on the same port of UDP.
+    """
+    door = FrontDoor(
+        app(*implementations, routes=routes), limits or Limits(), handshake_timeout=10.0, max_connections=1000
+    )
     endpoints = await bind("127.0.0.1", port, tls)
     async with background() as nursery:
         server = Server(door, endpoints[0], trio.CancelScope())
         await nursery.start(server.run)
+        if quic is not None:
+            listener = QuicListener(
+                app(*implementations, routes=routes),
+                limits or Limits(),
+                QuicSettings(),
+                CertificateSource(quic),
+                b"0123456789abcdef",
+                1000,
+            )
+            udp = bind_udp("127.0.0.1", int(endpoints[0].address.rpartition(":")[2]))
+            await nursery.start(listener.run, [udp])
         try:
             with trio.fail_after(patience):
                 yield server
@@ -196,6 +219,20 @@ class ScriptedServer:
 
 
 @asynccontextmanager
+async def open_shared(
+    dial: DialShared, authority: str, dialect: str, *, patience: float = PATIENCE
+) -> AsyncIterator[Channel]:
+    """Open a channel, as `connect` does, over connections that take many exchanges."""
+    async with background() as nursery:
+        pool = SharedPool(Reconnecting(dial), nursery)
+        try:
+            with trio.fail_after(patience):
+                yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))
+        finally:
+            pool.close()
+
+
+@asynccontextmanager
 async def open_channel(
     dial: Dial,
     authority: str,
@@ -207,14 +244,14 @@ async def open_channel(
     most: int = 16,
     patience: float = PATIENCE,
 ) -> AsyncIterator[Channel]:
-    """Open a channel, as `connect` does, over connections of a test's own making."""
-    reconnecting = Reconnecting(dial)
+    """Open a channel, as `connect` does, over byte streams of a test's own making."""
+    if http == "2":
+        shared = H2Dialer(dial, authority, scheme, limits or H2Limits())
+        async with open_shared(shared, authority, dialect, patience=patience) as channel:
+            yield channel
+        return
     async with background() as nursery:
-        pool: Pool
-        if http == "2":
-            pool = H2Pool(reconnecting, nursery, authority, scheme, limits or H2Limits())
-        else:
-            pool = H1Pool(reconnecting, nursery, authority, most)
+        pool = H1Pool(Reconnecting(dial), nursery, authority, most)
         try:
             with trio.fail_after(patience):
                 yield Channel(Caller(pool, authority, lambda: client_dialect(dialect)))

@@ -1,19 +1,27 @@
-"""Calls of all kinds in every dialect, over HTTP/2 and HTTP/1.1, against the real front door."""
+"""Calls of all kinds in every dialect, over all versions of HTTP, against the real front door."""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
+from grpclib._typing import IServable
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.client import CallFailed, Channel, connect
+from fawa.net.tls import Certificate, development_certificate
 from fawa.proto.greet.v1.greet_pb2 import (
     GreetBidiStreamRequest,
     GreetClientStreamRequest,
@@ -24,6 +32,7 @@ from fawa.proto.greet.v1.greet_pb2 import (
     SayHelloResponse,
 )
 from fawa.rpc.dialect import CLIENTS, Limits
+from tests.client import server
 from tests.client.greet import (
     ERROR,
     GREET_BIDI_STREAM,
@@ -33,7 +42,7 @@ from tests.client.greet import (
     Greeter,
     fail,
 )
-from tests.client.server import serving
+from tests.client.server import Server
 
 Connect = Callable[..., AbstractAsyncContextManager[Channel]]
 
@@ -44,18 +53,38 @@ NAMES = ["Ada", "", "Zoë", "李雷 🦊", "x" * 100_000]
     params=[
         pytest.param((dialect, http), id=f"{dialect} on HTTP/{http}")
         for dialect in CLIENTS
-        for http in ("2", "1.1")
+        for http in ("3", "2", "1.1")
         if (dialect, http) != ("grpc", "1.1")
     ]
 )
 def connecting(request: pytest.FixtureRequest) -> Connect:
     """`connect` for each dialect and each version of HTTP that it is spoken over."""
     dialect, http = request.param
-    return partial(connect, dialect=dialect, http=http)
+    if http != "3":
+        return partial(connect, dialect=dialect, http=http)
+
+    def connect_over_udp(url: str, **more: Any) -> AbstractAsyncContextManager[Channel]:
+        return connect(
+            url.replace("http://", "https://"), dialect=dialect, http="3", ca=_certificate().path, **more
+        )
+
+    return connect_over_udp
+
+
+@functools.cache
+def _certificate() -> Certificate:
+    folder = Path(tempfile.mkdtemp(prefix="fawa-test-"))
+    atexit.register(shutil.rmtree, folder)
+    return development_certificate(folder, time.time(), "")
+
+
+def serving(*implementations: IServable, **more: Any) -> AbstractAsyncContextManager[Server]:
+    """Serve over TCP and over UDP."""
+    return server.serving(*implementations, quic=_certificate(), **more)
 
 
 async def test_all_four_kinds(connecting: Connect) -> None:
-    async with serving(Greeter()) as server, connecting(server.url) as channel:
+    async with serving(Greeter()) as there, connecting(there.url) as channel:
         for name in NAMES:
             reply = await channel.unary(SAY_HELLO, SayHelloRequest(name=name))
             assert reply.message.resp == f"Hello, {name}!"
@@ -83,7 +112,7 @@ async def test_streams_may_be_empty(connecting: Connect) -> None:
     async def nothing(stream: Any) -> None:
         await stream.recv_message()
 
-    async with serving(Greeter(server_stream=nothing)) as server, connecting(server.url) as channel:
+    async with serving(Greeter(server_stream=nothing)) as there, connecting(there.url) as channel:
         async with channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts:
             assert await parts.recv() is None
         async with channel.client_stream(GREET_CLIENT_STREAM) as many:
@@ -102,7 +131,7 @@ async def test_metadata_goes_both_ways(connecting: Connect) -> None:
         await stream.send_message(SayHelloResponse())
         await stream.send_trailing_metadata(metadata={"last-bin": b"\xff\0", "last": "yes"})
 
-    async with serving(Greeter(unary=show)) as server, connecting(server.url) as channel:
+    async with serving(Greeter(unary=show)) as there, connecting(there.url) as channel:
         sent: list[tuple[str, str | bytes]] = [
             ("text", "one"),
             ("text", "two, three"),
@@ -148,7 +177,7 @@ async def test_an_error_has_status_message_details_and_metadata(connecting: Conn
         assert error.metadata["first-bin"] == b"\0\xff"
         assert error.trailing["last"] == "2"
 
-    async with serving(Greeter(fail, fail, fail, fail)) as server, connecting(server.url) as channel:
+    async with serving(Greeter(fail, fail, fail, fail)) as there, connecting(there.url) as channel:
 
         async def server_stream() -> None:
             async with channel.server_stream(GREET_STREAM, GreetStreamRequest()) as parts:
@@ -191,7 +220,7 @@ async def test_the_server_may_answer_before_it_has_heard_all(connecting: Connect
         await stream.recv_message()
         await stream.send_message(GreetClientStreamResponse(summary="enough"))
 
-    async with serving(Greeter(client_stream=enough)) as server, connecting(server.url) as channel:
+    async with serving(Greeter(client_stream=enough)) as there, connecting(there.url) as channel:
         async with channel.client_stream(GREET_CLIENT_STREAM) as many:
             for _ in range(64):
                 await many.send(GreetClientStreamRequest(name="x" * 1_000_000))
@@ -250,14 +279,14 @@ async def test_messages_beyond_the_limit(connecting: Connect) -> None:
 
 
 async def test_a_method_that_the_server_does_not_have(connecting: Connect) -> None:
-    async with serving() as server, connecting(server.url) as channel:
+    async with serving() as there, connecting(there.url) as channel:
         with pytest.raises(GRPCError) as caught:
             await channel.unary(SAY_HELLO, SayHelloRequest())
         assert caught.value.status is Status.UNIMPLEMENTED
 
 
 async def test_misuse_is_told(connecting: Connect) -> None:
-    async with serving(Greeter()) as server, connecting(server.url) as channel:
+    async with serving(Greeter()) as there, connecting(there.url) as channel:
         with pytest.raises(ValueError, match="SayHello is not bidi but unary"):
             async with channel.bidi(SAY_HELLO):
                 pass  # never reached
@@ -275,7 +304,7 @@ async def test_misuse_is_told(connecting: Connect) -> None:
 
 
 async def test_many_calls_at_once(connecting: Connect) -> None:
-    async with serving(Greeter()) as server, connecting(server.url) as channel:
+    async with serving(Greeter()) as there, connecting(there.url) as channel:
         left = iter(range(300))
 
         async def caller() -> None:
@@ -287,14 +316,15 @@ async def test_many_calls_at_once(connecting: Connect) -> None:
             for _ in range(40):
                 nursery.start_soon(caller)
         assert next(left, None) is None
-        assert server.door.connections <= 16
+        assert there.door.connections <= 16
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ({"dialect": "soap"}, "dialect 'soap' is none of grpc, "),
-        ({"http": "3"}, "HTTP version '3'"),
+        ({"http": "4"}, "HTTP version '4'"),
+        ({"http": "3"}, "HTTP/3 is spoken over https alone"),
         ({"dialect": "grpc", "http": "1.1"}, "gRPC needs HTTP/2"),
         ({"server": "127.0.0.1:80"}, "must begin with http"),
         ({"server": "http://h/path"}, "must end after host and port"),

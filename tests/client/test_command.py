@@ -84,6 +84,27 @@ async def test_tls(daemon: Daemon) -> None:
     assert "its certificate is not trusted" in done.err
 
 
+async def test_http_3(daemon: Daemon, tmp_path: Path) -> None:
+    options = ["--http3", f"--server=https://{daemon.tls}", f"--ca={daemon.certificate}"]
+    done = await fawa("greet", "Ada", "Bo", "--mode=bidi", *options)
+    assert done == Done(0, "Hello, Ada!\nHello, Bo!\n", "")
+    path = tmp_path / "x"
+    path.write_bytes(CONTENT)
+    (result,) = (await fawa("send", path, "--json", *options)).succeeded().results
+    (await fawa("receive", result["key"], "-o", tmp_path / "y", *options)).succeeded()
+    assert (tmp_path / "y").read_bytes() == CONTENT
+    done = await fawa("greet", "Ada", "--http3", f"--server=https://{daemon.tls}", "--json")
+    failed(3, "its certificate is not trusted (self-signed certificate)", "UNAVAILABLE", done)
+    done = await fawa("greet", "Ada", "--http3", f"--server=https://{daemon.tls}", "--insecure")
+    assert done == Done(0, "Hello, Ada!\n", "")
+
+
+async def test_http_3_where_nobody_listens() -> None:
+    done = await fawa("greet", "Ada", "--http3", "--server=https://127.0.0.1:1", "--json")
+    told = "cannot reach https://127.0.0.1:1: connection refused; is fawad running, with quic.enabled?"
+    failed(3, told, "UNAVAILABLE", done)
+
+
 # send, receive, link
 
 
@@ -253,6 +274,7 @@ async def test_places_that_cannot_be_written(server: str, tmp_path: Path) -> Non
         (["greet", "Ada", "--timeout=soon"], "'soon' is not a number of seconds above 0"),
         (["greet", "Ada", "--server=127.0.0.1:80"], "must begin with http:// or https://"),
         (["greet", "Ada", "--server=http://h/x"], "must end after host and port"),
+        (["greet", "Ada", "--http3"], "--server https://127.0.0.1:8443"),
         (["greet", "Ada", "--ca=/no/such/file"], "/no/such/file cannot be read"),
         (["greet", os.fsdecode(b"\xff")], "is not valid UTF-8"),
         (["send"], "FILE"),
@@ -313,6 +335,7 @@ async def test_help_tells_the_exit_codes() -> None:
         "--dialect",
         "--ca",
         "--insecure",
+        "--http3",
         "--timeout",
         "--json",
         "--force",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,8 @@ import trio
 
 from fawa.client import CannotReach, connect
 from fawa.client.dial import Dialer, Origin, Trust, parse_link, parse_server
+from fawa.client.dial_quic import H3Dialer, quic_trust
+from fawa.net.quic_client import QuicTrust
 from fawa.net.tls import development_certificate
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest
 from tests.client.greet import SAY_HELLO, Greeter
@@ -183,3 +186,38 @@ async def test_a_server_that_hangs_up_in_the_handshake() -> None:
         dialer = Dialer(parse_server(f"https://127.0.0.1:{port}"), Trust().context("h2"), "h2")
         with pytest.raises(CannotReach, match=r"closed the connection|reset by peer|eof"):
             await dialer()
+
+
+# HTTP/3
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://127.0.0.1:1", "connection refused; is fawad running, with quic.enabled"),
+        ("https://localhost:1", "connection refused|cannot assign requested address|network"),
+        ("https://no-such-host.invalid", "there is no host of that name"),
+    ],
+)
+async def test_reasons_over_udp(url: str, reason: str) -> None:
+    with pytest.raises(CannotReach, match=reason):
+        await H3Dialer(parse_server(url), QuicTrust(None, None, verify=False))()
+
+
+async def test_a_server_that_does_not_answer_over_udp() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        origin = parse_server(f"https://127.0.0.1:{silent.getsockname()[1]}")
+        dialer = H3Dialer(origin, QuicTrust(None, None, verify=False), timeout=0.2)
+        with pytest.raises(CannotReach, match=r"no answer over UDP in 0\.2 s; a firewall may block it"):
+            await dialer()
+
+
+def test_roots_for_quic(certificate: Path, tmp_path: Path) -> None:
+    assert quic_trust(Trust(certificate)) == QuicTrust(str(certificate), None)
+    assert quic_trust(Trust(insecure=True)).verify is False
+    system = quic_trust(Trust())
+    assert system.verify
+    assert system.cafile or system.capath
+    with pytest.raises(ValueError, match="No such file"):
+        quic_trust(Trust(tmp_path / "none.pem"))

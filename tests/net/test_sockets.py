@@ -7,6 +7,7 @@ import socket
 import pytest
 import trio
 
+from fawa.net.files import only_full_packets
 from fawa.net.sockets import PlainStream
 
 
@@ -38,6 +39,30 @@ async def test_a_full_socket_takes_no_more_at_once() -> None:
             received += len(await two.receive_some(100_000))
         await one.wait_send_all_might_not_block()
         assert one.send_now(b"again") == 5
+
+
+async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        near = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        return near, await listener.accept()
+
+
+async def test_the_kernel_waits_for_full_packets_only_while_a_file_is_sent() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+
+        def corked() -> object:
+            return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
+
+        with only_full_packets(near.socket):
+            assert corked() == 1
+        assert corked() == 0
+        with pytest.raises(EOFError), only_full_packets(near.socket):
+            raise EOFError
+        assert corked() == 0
+        with only_full_packets(near.socket):
+            near.socket.close()
 
 
 async def test_a_false_alarm_is_waited_out() -> None:

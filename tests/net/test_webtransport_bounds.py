@@ -40,7 +40,7 @@ async def test_a_connection_has_only_so_many_sessions(
         assert await pages[1].ask(b"still here") == b"still here"
 
 
-@pytest.mark.parametrize("kind", ["bidi", "uni", "pushed", "served", "reset", "stopped"])
+@pytest.mark.parametrize("kind", ["bidi", "uni", "pushed", "served", "reset", "empty", "stopped"])
 async def test_ten_thousand_streams_leave_nothing_behind(
     cert: tls.Certificate, kind: str, autojump_clock: MockClock
 ) -> None:
@@ -69,9 +69,14 @@ async def test_ten_thousand_streams_leave_nothing_behind(
             await client.until(lambda: len([n for n in client.answers if n % 4 in (1, 3)]) >= total)
         for start in range(0, total, 100) if kind not in ("pushed", "served") else ():
             numbers = [
-                page.open(b"hello", uni=kind == "uni", end=kind in ("bidi", "uni")) for _ in range(100)
+                page.open(
+                    b"" if kind == "empty" else b"hello", uni=kind == "uni", end=kind in ("bidi", "uni")
+                )
+                for _ in range(100)
             ]
-            if kind == "reset":
+            if kind == "empty":
+                await trio.sleep(0.05)  # only what says whose they are has come
+            if kind in ("reset", "empty"):
                 for number in numbers:
                     page.reset(number, to_http_code(1))
             elif kind == "stopped":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from fawa.board.tape import Batch
 from fawa.board.wire import Wire, line
 from fawa.board.wire_v2 import WireV2
 from fawa.net import tls
-from fawa.net.capsules import Close
+from fawa.net.capsules import Close, to_http_code
 from fawa.rooms.rooms import RoomsSettings
 from fawa.services.canva import CanvaSettings
 from fawa.services.canva_client import SocketSettings
@@ -157,6 +157,14 @@ async def until_answered(page: Page) -> None:
 @pytest.fixture(scope="module")
 def cert(tmp_path_factory: pytest.TempPathFactory) -> tls.Certificate:
     return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def no_faults(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, it is no fault of the server's."""
+    yield
+    faults = [record.exc_text or record.message for record in caplog.get_records("call")]
+    assert not [text for text in faults if "failed" in text or "Traceback" in text]
 
 
 @asynccontextmanager
@@ -383,6 +391,33 @@ async def test_a_client_that_closes_leaves_the_board(
         with trio.fail_after(60):
             while room.board.peers:
                 await trio.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", ["end", "reset", "stop", "vanish"])
+async def test_a_stream_that_is_over_is_the_end(
+    cert: tls.Certificate, autojump_clock: MockClock, how: str
+) -> None:
+    async with venue(cert) as place:
+        code = await place.here.code()
+        room = await place.here.rooms.find(code)
+        ann, _ = await place.enter_v2(code)
+        match how:
+            case "end":
+                ann.client.send_raw(ann.stream, b"", end=True)
+            case "reset":
+                ann.page.reset(ann.stream, to_http_code(3))
+            case "stop":
+                ann.page.stop(ann.stream, to_http_code(3))
+                ann.client.send_raw(ann.stream, b'{"ping":1}\n')
+            case _:
+                ann.client.close()
+        with trio.fail_after(60):
+            while room.board.peers:
+                await trio.sleep(0.1)
+        bob, _ = await place.enter_v2(code)
+        await bob({"ping": 1})
+        while {"pong": 1} not in await bob.hear(1):
+            pass
 
 
 async def test_a_drain_says_when_to_come_back(cert: tls.Certificate, autojump_clock: MockClock) -> None:
