@@ -245,7 +245,7 @@ class ShortReceiver(QuicCore):
         loss._pacer.update_rate(congestion_window=loss._cc.congestion_window, smoothed_rtt=loss._rtt_smoothed)
 
     def _stream_received(self, plain: bytes, at: int, kind: int) -> int | None:
-        """Act on a STREAM frame that brings what comes next; `None` where it is left to aioquic."""
+        """Act on a STREAM frame that brings new data; `None` where it is left to aioquic."""
         offset = 0
         try:
             stream_id, at = read_uint(plain, at)
@@ -268,7 +268,6 @@ class ShortReceiver(QuicCore):
             receiver.is_finished
             or receiver._final_size is not None
             or new < 0
-            or offset > receiver.highest_offset
             or stop > stream.max_stream_data_local
             or limit.used + new > limit.value
         ):

@@ -323,7 +323,11 @@ class ShortSender(ShortReceiver):
         frames: list[bytes],
         room: int,
     ) -> list[QuicStream]:
-        """Add STREAM frames to a packet; returns the streams that have more, those that were served last."""
+        """Add STREAM frames to a packet; returns the streams that have more, in the order of their turns.
+
+        As with aioquic, what is sent anew keeps a stream's turn, and what is new ends it.
+        """
+        again: list[QuicStream] = []
         more: list[QuicStream] = []
         for position, stream in enumerate(ready):
             sender = stream.sender
@@ -332,7 +336,7 @@ class ShortSender(ShortReceiver):
             begin = _uint(number) + _uint(offset) if offset else _uint(number)
             left = room - len(begin) - 3
             if left <= 0:
-                return ready[position:] + more
+                return again + ready[position:] + more
             before = sender.highest_offset
             frame = sender.get_frame(
                 left,
@@ -349,13 +353,15 @@ class ShortSender(ShortReceiver):
             room = left - size
             packet.delivery_handlers.append((sender.on_data_delivery, (offset, offset + size, frame.fin)))
             packet.in_flight = packet.is_ack_eliciting = True
+            is_new = sender.highest_offset > before
             self._remote_max_data_used += sender.highest_offset - before
-            served.append(stream)
+            if is_new:
+                served.append(stream)
             if len(sender._pending) or sender._pending_eof:
-                more.append(stream)
+                (more if is_new else again).append(stream)
             else:
                 sender.buffer_is_empty = True
-        return more
+        return again + more
 
 
 def _waiting(stream: QuicStream) -> int:

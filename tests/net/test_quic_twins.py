@@ -16,11 +16,13 @@ from aioquic.quic.crypto import CryptoContext, CryptoPair
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery, QuicPacketSpace
 from aioquic.quic.stream import QuicStreamReceiver, QuicStreamSender
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fawa.net import tls
+from fawa.net.quic_packets import QuicLimits
 from fawa.net.quic_server import ServerCore
+from fawa.net.udp import Address
 from tests.net.quic_talk import certificate
 from tests.net.quic_twins import (
     CLIENT,
@@ -60,13 +62,13 @@ def pair(ends: tuple[QuicConnection, ServerCore], dice: Dice) -> Pair:
 # One conversation, both ways.
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_twins_agree_on_every_packet(ends: tuple[QuicConnection, ServerCore], dice: Dice, seed: int) -> None:
     """Data both ways with loss, reordering, duplicates, resets, new keys and addresses of the client's."""
     chance = random.Random(seed)
     here = pair(ends, dice)
     client, source = here.client, CLIENT
-    flying: list[tuple[bytes, bool, tuple[str, int]]] = []
+    flying: list[tuple[bytes, bool, Address]] = []
     written: dict[int, bytearray] = {}
     asked: dict[int, bytearray] = {}
     answered: dict[int, bytearray] = {}
@@ -101,7 +103,7 @@ def test_twins_agree_on_every_packet(ends: tuple[QuicConnection, ServerCore], di
     def listen() -> None:
         for core in here.each():
             while (event := core.next_event()) is not None:
-                number = getattr(event, "stream_id", None)
+                number: int = getattr(event, "stream_id", -1)
                 if core is here.plain and (data := getattr(event, "data", None)) is not None:
                     asked.setdefault(number, bytearray()).extend(data)
                 if getattr(event, "end_stream", False) and number not in stopped:
@@ -153,24 +155,25 @@ def test_twins_agree_on_every_packet(ends: tuple[QuicConnection, ServerCore], di
             source = ("198.51.100.1", chance.randrange(1024, 1030))
         here.tick(chance.choice([0.0015, 0.004, 0.03]))
         exchange()
-    loss, weather = 0.0, loss
+    loss = 0.0
     for _ in range(200):
         here.tick(0.03)
         exchange()
     assert here.plain._close_event is None
-    if not weather:
-        assert here.short.received > 20
-        assert here.short.sent > 20
-    for number, data in written.items():
+    assert here.short.received
+    assert here.short.sent
+    for number, text in written.items():
         if number not in stopped:
-            assert asked[number] == data
+            assert asked[number] == text
             if number not in open_streams:
                 assert answered[number].endswith(b"that was all")
 
 
 # What a packet may hold.
 
-_NUMBERS = st.one_of(st.integers(0, 70), st.sampled_from([2**14, 65535, 65536, 2**30, 2**62 - 1]))
+_NUMBERS = st.one_of(
+    st.integers(0, 12), st.integers(0, 70), st.sampled_from([2**14, 65535, 65536, 2**30, 2**62 - 1])
+)
 
 
 def uint(value: int) -> bytes:
@@ -205,19 +208,41 @@ _ACK = st.builds(
 _FRAME = st.one_of(
     _STREAM,
     _ACK,
-    st.sampled_from([b"\x01", b"\x00", b"\x1e"]),
+    st.sampled_from([b"\x01", b"\x00", b"\x1e", b"\x1a12345678"]),
+    st.builds(
+        lambda kind, numbers: bytes((kind,)) + b"".join(map(uint, numbers)),
+        st.integers(0x04, 0x19),
+        st.lists(_NUMBERS, max_size=3),
+    ),
     st.builds(lambda kind, rest: bytes((kind,)) + rest, st.integers(0, 0x31), st.binary(max_size=20)),
     st.binary(max_size=20),
 )
 
 
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(packets=st.lists(st.lists(_FRAME, max_size=4).map(b"".join), min_size=1, max_size=5))
+@given(
+    packets=st.lists(
+        st.tuples(st.lists(_FRAME, max_size=4).map(b"".join), st.sampled_from([0] * 8 + [0x08, 0x20])),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([(b"\x0f\x00\x28\x01a", 0), (b"\x0e\x00\x29\x01a", 0)])  # beyond the stream's end
+@example([(b"\x0e\x00\x3c\x01a", 0)])  # beyond its window
+@example(
+    [(b"\x0e\x00\x05\x28" + bytes(40) + b"\x0e\x04\x00\x28" + bytes(40) + b"\x0e\x08\x00\x28" + bytes(40), 0)]
+)
+@example([(b"\x1a12345678", 0)])
 def test_twins_agree_on_anything_that_was_encrypted(
-    ends: tuple[QuicConnection, ServerCore], dice: Dice, packets: list[bytes]
+    ends: tuple[QuicConnection, ServerCore], dice: Dice, packets: list[tuple[bytes, int]]
 ) -> None:
     """Also on the error that ends the connection: its code, its frame and its reason."""
     here = pair(ends, dice)
+    for core in here.each():
+        # Little, so that it is overdrawn at times.
+        core._windows = QuicLimits(stream_window=60, connection_window=90)
+        core._local_max_stream_data_bidi_remote = 60
+        core._local_max_data.value = core._local_max_data.sent = core._local_max_data.used + 90
     # Something is under way that can be acknowledged.
     here.client.send_stream_data(0, b"first")
     for data, _ in here.client.datagrams_to_send(here.now):
@@ -226,8 +251,8 @@ def test_twins_agree_on_anything_that_was_encrypted(
         core.send_stream_data(0, bytes(4000))
     here.tick(0.002)
     here.from_server()
-    for frames in packets:
-        here.to_server(seal(here.client, frames), CLIENT)
+    for frames, bits in packets:
+        here.to_server(seal(here.client, frames, bits=bits), CLIENT)
         here.tick(0.002)  # an acknowledgement that is not due goes with an answer, which aioquic's does not
         here.from_server()
 
