@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import socket
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
 from boards import Board, Drawn
 from lines import Answer, Line, Lines, LoadError, body, open_session, request, stream_head
 from report import Report, arguments, say
@@ -29,6 +32,7 @@ FAWAD, FAWA_NET, AIOQUIC = "fawad", "fawa.net", "aioquic"
 TARGET = 1.5
 PER_CPU = ", in a CPU second"
 HANDSHAKES = "handshakes"
+HALF_OPEN = "memory while handshakes are half open"
 UNARY = "unary Connect with JSON over HTTP/3"
 ECHO = "echo of 64 bytes, a WebTransport stream each"
 DOWNLOAD, UPLOAD = "download over HTTP/3", "upload over HTTP/3"
@@ -49,6 +53,8 @@ class Plan:
 
     rounds: int
     handshakes: int
+    #: Handshakes that are begun and left so.
+    half_open: int
     #: Connections, and calls or messages at a time on each.
     connections: int
     streams: int
@@ -74,6 +80,7 @@ def main() -> int:
     plan = Plan(
         rounds=options.rounds,
         handshakes=int(200 * scale),
+        half_open=int(5000 * scale),
         connections=4,
         streams=4,
         messages=int(4000 * scale),
@@ -83,7 +90,7 @@ def main() -> int:
         steadily=50,
     )
     if options.quick:
-        plan = Plan(1, 4, 2, 2, 40, 1, [2, 10], 100, 100)
+        plan = Plan(1, 4, 20, 2, 2, 40, 1, [2, 10], 100, 100)
     stay_on_load_core()
     return measure(plan).tell(options)
 
@@ -114,6 +121,9 @@ def measure(plan: Plan) -> Report:
                         say(f"round {number} of {plan.rounds}: {what}, {server.name}")
                         rest(server)
                         run(report, server)
+        for server in (whole, other):
+            say(f"{HALF_OPEN}, {server.name}")
+            half_open(report, server, plan)  # last: aioquic's server keeps them for half a minute
     compare(report, plan)
     return report
 
@@ -144,6 +154,7 @@ def compare(report: Report, plan: Plan) -> None:
     figures += [(DOWNLOAD, FAWA_NET, TARGET), (UPLOAD, FAWA_NET, TARGET)]
     for clients in plan.crowds:
         figures += [(what, FAWAD, TARGET) for what in (as_fast(clients), at_rate(clients, plan))]
+    report.compare(HALF_OPEN, FAWAD, AIOQUIC)
     for what, server, bound in figures:
         report.compare(what + PER_CPU, server, AIOQUIC, bound)
     for what, server, _ in figures:
@@ -225,6 +236,24 @@ def handshakes(report: Report, server: Server, plan: Plan) -> None:
                     done += 1
             settle(server, meter)
     meter.tell(report, HANDSHAKES, "handshakes", plan.handshakes)
+
+
+def half_open(report: Report, server: Server, plan: Plan) -> None:
+    """Begin handshakes, from one address, and never answer: as an attacker would."""
+    host, _, port = server.quic.rpartition(":")
+    configuration = QuicConfiguration(alpn_protocols=["h3"], server_name="localhost")
+    # proc(5): the peak is set back to what is resident now.
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+    before = server.memory("VmRSS")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(plan.half_open):
+            client = QuicConnection(configuration=configuration)
+            client.connect((host, int(port)), 0.0)
+            for data, to in client.datagrams_to_send(0.0):
+                sock.sendto(data, to)
+            if number % 10 == 9:
+                rest(server)  # what a full socket drops costs a server nothing
+    report.record(HALF_OPEN, "MB", server.name, (server.memory("VmHWM") - before) / MEGABYTE)
 
 
 def settle(server: Server, meter: Meter) -> None:

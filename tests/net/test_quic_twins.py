@@ -229,8 +229,11 @@ _FRAME = st.one_of(
 )
 @example([(b"\x0f\x00\x28\x01a", 0), (b"\x0e\x00\x29\x01a", 0)])  # beyond the stream's end
 @example([(b"\x0e\x00\x3c\x01a", 0)])  # beyond its window
-@example(
-    [(b"\x0e\x00\x05\x28" + bytes(40) + b"\x0e\x04\x00\x28" + bytes(40) + b"\x0e\x08\x00\x28" + bytes(40), 0)]
+@example(  # beyond the connection's window
+    [
+        (b"\x0a\x04\x01a\x0a\x08\x01a", 0),
+        (b"".join(b"\x0e%c%c\x28%b" % (number, at, bytes(40)) for number, at in ((0, 5), (4, 1), (8, 1))), 0),
+    ]
 )
 @example([(b"\x1a12345678", 0)])
 def test_twins_agree_on_anything_that_was_encrypted(
