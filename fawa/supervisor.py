@@ -47,7 +47,7 @@ from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.ops.meters import Figure, Meters, counter, gauge
 from fawa.rpc.dialect import Limits as CallLimits
-from fawa.services.base import Offer, Service
+from fawa.services.base import Offer, Service, merge_checks
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
@@ -394,7 +394,7 @@ class Supervisor:
 
     def _checks(self) -> Mapping[str, Check]:
         """Return what the services depend on."""
-        return {name: check for offer in self._offers.values() for name, check in offer.checks.items()}
+        return merge_checks(named for offer in self._offers.values() for named in offer.checks.items())
 
     def _set_level(self, level: str) -> None:
         if level not in ("debug", "info", "warning", "error"):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import attrs
 
 from fawa.board.board import BoardLimits
 from fawa.config import Settings, origin_allowed
@@ -18,7 +22,8 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
-from fawa.storage import boards, filesystem, sqlite
+from fawa.storage import boards, filesystem, leases, sqlite, uploads
+from fawa.storage.base import BoardStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
 
@@ -34,8 +39,7 @@ async def make_services(settings: Settings) -> list[Service]:
     if {"canva", "canvax"} & set(settings.services):
         # One set of boards, on which those who come by either meet.
         rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
-        open_store = functools.partial(boards.board_store, settings.data_dir / "boards.sqlite3")
-        services.append(BoardService(rooms, open_store))
+        services.append(BoardService(rooms, _stores(settings).boards))
         admission = Admission(rooms, _admission_settings(settings))
     for name in settings.services:
         if name == "greet":
@@ -45,7 +49,9 @@ async def make_services(settings: Settings) -> list[Service]:
             services.append(
                 FileService(
                     open_content=functools.partial(filesystem.content_store, folder / "files"),
-                    open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+                    open_metadata=_stores(settings).metadata,
+                    open_uploads=_stores(settings).uploads,
+                    open_leases=_stores(settings).leases,
                     secret=await _link_secret(settings),
                     settings=_file_settings(settings),
                 )
@@ -73,6 +79,37 @@ def change_settings(services: Iterable[Service], settings: Settings) -> None:
                 service.event_rate = _event_rate(settings)
 
 
+@attrs.frozen
+class _Stores:
+    """What opens the stores that daemons may share."""
+
+    metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
+    uploads: Callable[[], AbstractAsyncContextManager[UploadStore]]
+    boards: Callable[[], AbstractAsyncContextManager[BoardStore]]
+    leases: Callable[[], AbstractAsyncContextManager[leases.Leases]]
+
+
+def _stores(settings: Settings) -> _Stores:
+    """Return Redis's when it is set, else the embedded ones."""
+    folder, address = settings.data_dir, settings.redis.url
+    if address is None:
+        return _Stores(
+            functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+            functools.partial(uploads.upload_store, folder / "uploads.sqlite3"),
+            functools.partial(boards.board_store, folder / "boards.sqlite3"),
+            leases.embedded_leases,
+        )
+    from fawa.storage import redis, redis_uploads  # noqa: PLC0415  (loads coredis, a third of a second)
+
+    at: tuple[Any, ...] = (address, settings.redis.ca)
+    return _Stores(
+        functools.partial(redis.metadata_store, *at),
+        functools.partial(redis_uploads.upload_store, *at),
+        functools.partial(redis.board_store, *at),
+        functools.partial(redis.lease_store, *at),
+    )
+
+
 async def _link_secret(settings: Settings) -> bytes:
     if settings.link_secret is not None:
         return settings.link_secret.encode()
@@ -83,6 +120,7 @@ def _file_settings(settings: Settings) -> FileSettings:
     """Return what is set of the file service."""
     return FileSettings(
         ttl=settings.file.ttl,
+        upload_ttl=settings.file.upload_ttl,
         link_ttl=settings.file.link_ttl,
         sweep_interval=settings.file.sweep_interval,
         progress_timeout=settings.file.progress_timeout,

@@ -88,6 +88,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "tls.cert": [f"{pairs}/cert{number}.pem" for number in range(3)],
         "tls.key": [f"{pairs}/key{number}.pem" for number in range(3)],
         "link_secret": [SECRET, SECRET[::-1], SECRET * 2],
+        "redis.url": ["redis://a:1/2", "rediss+cluster://a,b:2", ""],
+        "redis.ca": ["/a", "/b", "/c"],
         "admin.listen": ["127.0.0.1:1", "off", "unix:/run/fawa.sock"],
         "admin.token": [SECRET, SECRET[::-1], SECRET * 2],
         "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
@@ -113,7 +115,11 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
 def test_flag_over_environment_over_file_over_default(key: str, pairs: Path) -> None:
     row = TABLE[key]
     flag, variable, line = examples(key, row.kind, pairs)
-    other = {"tls.cert": ["--tls-key", f"{pairs}/key0.pem"], "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"]}
+    redis = {"redis.ca": ["--redis-url", "rediss://a"]}
+    other = redis | {
+        "tls.cert": ["--tls-key", f"{pairs}/key0.pem"],
+        "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"],
+    }
     default = "/home/ann/.local/share/fawa" if row.default is None else row.default
     for by_flag, by_environment, by_file in itertools.product((True, False), repeat=3):
         loaded = load_here(
@@ -303,6 +309,14 @@ def test_the_admin_listener_is_for_operators() -> None:
         "and change what only operators may; allowed: an address of this machine, a Unix socket, a token"
     ]
     assert load_here([*open_to_all, "--admin-token", SECRET])
+
+
+def test_who_signs_for_redis_is_asked_over_tls_alone() -> None:
+    flags = ["--redis-ca", "/ca.pem", "--redis-url"]
+    assert load_here([*flags, "rediss+sentinel://:password@a/files"])
+    (problem,) = problems([*flags, "redis://:password@a"])
+    assert problem.endswith("allowed: redis.ca only with a redis.url that begins with rediss")
+    assert "password" not in problem
     assert load_here(["--admin-listen", "unix:/run/fawa.sock"])
     assert "would listen on the same port" in problems(["--admin-listen", "127.0.0.1:8080"])[0]
 
@@ -393,6 +407,7 @@ def test_the_documentation_names_everything() -> None:
         assert f"{row.flag} " in text
         assert row.variable in text
         assert row.legacy in text
+        assert row.earlier in text
     assert "Allowed: 1s to 365d, such as 90, 90s, 25m or 1h30m. Default: 25m." in text
     assert all(len(line) <= 100 for line in text.splitlines())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fawa.config.sources import Given, read_environment, read_flags, read_yaml
+from fawa.config.sources import Given, Source, read_environment, read_flags, read_yaml
 
 # Flags
 
@@ -85,16 +85,20 @@ def test_variables_of_the_client_and_of_kubernetes_for_a_service_named_fawa_are_
 
 
 def test_data_is_never_kept_elsewhere_than_the_environment_asks() -> None:
-    source, _ = read_environment(
-        {"MINIO_ENDPOINT": "s3:9000", "MINIO_SECRET_ACCESS_KEY": "x", "DRAGONFLY_ADDR": "db"}
-    )
+    source, _ = read_environment({"MINIO_ENDPOINT": "s3:9000", "MINIO_SECRET_ACCESS_KEY": "x"})
     assert source.problems == [
         "MINIO_ENDPOINT, MINIO_SECRET_ACCESS_KEY (environment): this version has only the embedded storage "
         "(a folder, setting data_dir) and no S3 storage yet; unset them to keep files in that folder",
-        "DRAGONFLY_ADDR (environment): this version has only the embedded storage "
-        "(a folder, setting data_dir) and no Redis storage yet; unset it to keep files in that folder",
     ]
     assert read_environment({"MINIO_ENDPOINT": ""})[0].problems == []
+
+
+def test_the_redis_of_earlier_deployments() -> None:
+    source, _ = read_environment({"DRAGONFLY_ADDR": " db:6379 "})
+    assert source == Source({"redis.url": Given("db:6379", "environment DRAGONFLY_ADDR")})
+    assert read_environment({"DRAGONFLY_ADDR": " "})[0] == Source()
+    source, _ = read_environment({"FAWA_REDIS_URL": "redis://other", "DRAGONFLY_ADDR": "db"})
+    assert source.problems == ["FAWA_REDIS_URL and DRAGONFLY_ADDR (environment) mean the same; set one"]
 
 
 @pytest.mark.parametrize("name", ["FAWA_CONFIG", "CONFIG_PATH"])

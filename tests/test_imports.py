@@ -74,7 +74,7 @@ ROOMS = {
     ),
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
-        "fawa.storage.base fawa.storage.lifecycle fawa.storage.signing",
+        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
@@ -114,6 +114,11 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
+    "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
+    "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
+    "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
+    "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
@@ -123,8 +128,9 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    "fawa.client.sealing": Room(pure=True, libraries="cryptography"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
-    "fawa.config": Room(fawa="fawa.net.tls", libraries="attrs yaml"),
+    "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),
     "fawa.restarts": Room(pure=True, libraries="attrs"),
     "fawa.wiring": Room(fawa="fawa", libraries="attrs"),
     "fawa.supervisor": Room(fawa="fawa", libraries="attrs grpclib structlog trio"),
@@ -134,7 +140,8 @@ ROOMS = {
 #: Services and backends; other modules know only the interfaces that these fulfil.
 CONCRETE = names(
     "fawa.services.greet fawa.services.file fawa.services.board fawa.services.canva fawa.services.canvax "
-    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards"
+    "fawa.storage.filesystem fawa.storage.sqlite fawa.storage.boards fawa.storage.uploads fawa.storage.redis "
+    "fawa.storage.redis_uploads"
 )
 #: The only module that names those.
 TOP = names("fawa.wiring")

@@ -122,14 +122,22 @@ def _parser() -> argparse.ArgumentParser:
     greet.add_argument("names", metavar="NAME", nargs="+", type=_text)
     greet.add_argument("--mode", choices=MODES, default="unary", help="kind of call (default: unary)")
 
-    send = add("send", "Send files; print the key and a link for each.")
-    send.add_argument("files", metavar="FILE", nargs="+", help="file to send, - is standard input")
+    send = add("send", "Send files and folders; print the key and a link for each.")
+    send.add_argument("files", metavar="FILE", nargs="+", help="file or folder to send, - is standard input")
     send.add_argument("--name", type=_text, help="name to send under; needed with -")
+    send.add_argument(
+        "--encrypt",
+        action="store_true",
+        help="seal it, name and all, for those who get the link: not for the server",
+    )
 
     receive = add("receive", "Receive a file; an interrupted download goes on where it was.")
-    receive.add_argument("key", metavar="KEY", type=_text)
+    receive.add_argument(
+        "key", metavar="KEY", type=_text, help="the file's key, or the link of one that was sent encrypted"
+    )
     receive.add_argument("-o", "--output", metavar="PATH", type=Path, help="file or folder to save in")
-    receive.add_argument("--force", action="store_true", help="replace a file that is already there")
+    receive.add_argument("--force", action="store_true", help="replace what is already there")
+    receive.add_argument("--as-is", action="store_true", help="keep a folder as the archive that it came as")
 
     link = add("link", "Print a link to a file, for whoever has no fawa; it is valid for a few minutes.")
     link.add_argument("key", metavar="KEY", type=_text)

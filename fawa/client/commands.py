@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import os
 import signal
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import trio
 from grpclib.const import Status
@@ -18,10 +16,12 @@ from grpclib.exceptions import GRPCError
 
 from fawa.client.channel import Channel, connect
 from fawa.client.dial import Trust, parse_server
-from fawa.client.files import Download, get_link, send_file
+from fawa.client.files import get_link
 from fawa.client.method import rpc
-from fawa.client.part import TransferError
+from fawa.client.receiving import Reference, page_link, receive
+from fawa.client.sending import check_source, open_source, seal_source
 from fawa.client.text import complain, one_line, tell, tell_json
+from fawa.client.upload import Upload
 from fawa.proto.greet.v1.greet_grpc import GreetServiceBase
 from fawa.proto.greet.v1.greet_pb2 import (
     GreetBidiStreamRequest,
@@ -29,9 +29,6 @@ from fawa.proto.greet.v1.greet_pb2 import (
     GreetStreamRequest,
     SayHelloRequest,
 )
-
-#: Bytes copied at once from what has no size.
-_SPOOL_PIECE: Final = 1024 * 1024
 
 
 class UsageError(Exception):
@@ -161,29 +158,32 @@ async def _send(options: argparse.Namespace) -> None:
     if options.name is None and "-" in options.files:
         raise UsageError("standard input has no name: give one with --name")
     for file in options.files:
-        _check_source(file, options.name)
+        check_source(file, options.name)
     async with _connect(options) as channel:
         for file in options.files:
-            name = options.name or Path(file).name
-            source, size = await _open_source(file)
-            with source, meter() as progress:
-                answer = await send_file(channel, source, name, size, progress)
-            url = ""
-            try:
-                url = (await get_link(channel, answer.randomkey)).url
-            except GRPCError as error:
-                # The file is there, and its key must be told.
-                complain(f"there is no link to it: {error.message}")
+            source = await open_source(file, options.name)
+            name, size, secret = source.name, source.size, None
+            with contextlib.closing(source.file), meter() as progress:
+                if options.encrypt:
+                    source, secret = seal_source(source)
+                answer = await Upload(channel, source, progress).run()
+            if secret is None:
+                url = await _link_if_any(channel, answer.randomkey)
+            else:
+                url = page_link(options.server, answer.randomkey, secret)
             lines = [
                 one_line(name),
                 f"  key   {one_line(answer.randomkey)}",
                 f"  link  {one_line(url or '(none)')}",
                 f"  {one_line(answer.message)}",
             ]
+            if secret is not None:
+                lines.append("  encrypted: whoever has the link can open it, and nobody else")
             result = {
                 "file": file,
                 "name": name,
                 "size": size,
+                "encrypted": secret is not None,
                 "key": answer.randomkey,
                 "link": url or None,
                 "message": answer.message,
@@ -191,58 +191,13 @@ async def _send(options: argparse.Namespace) -> None:
             _print(options, result, "\n".join(lines))
 
 
-def _check_source(file: str, name: str | None) -> None:
-    """See that a file can be sent, before anything is."""
-    if file == "-":
-        return
-    path = Path(file)
+async def _link_if_any(channel: Channel, key: str) -> str:
     try:
-        if path.is_dir():
-            raise TransferError(f"{file} is a folder: pack it into one file first, for example with tar")
-        if path.is_file():
-            path.open("rb").close()
-        else:
-            path.stat()
-    except OSError as error:
-        raise TransferError(f"cannot read {file}: {error.strerror}") from error
-    try:
-        (name or path.name).encode()
-    except UnicodeEncodeError:
-        raise TransferError(f"the name of {file!r} is not valid UTF-8: give another with --name") from None
-
-
-async def _open_source(file: str) -> tuple[BinaryIO, int]:
-    """Open a file to send and return its size; what has none yet (a pipe) is copied first."""
-    try:
-        if file == "-" or not Path(file).is_file():
-            return await _spool(file)
-        source = await trio.to_thread.run_sync(Path(file).open, "rb")
-        return source, os.fstat(source.fileno()).st_size
-    except OSError as error:
-        raise TransferError(f"cannot read {file}: {error.strerror}") from error
-
-
-async def _spool(file: str) -> tuple[BinaryIO, int]:
-    """Copy what comes out of a pipe to a temporary file."""
-    copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - returned open
-    try:
-        descriptor = 0 if file == "-" else await _in_thread(os.open, file, os.O_RDONLY)
-        # os.read and no file object: the lock of one would be held at the interpreter's end.
-        while data := await _in_thread(os.read, descriptor, _SPOOL_PIECE):
-            await trio.to_thread.run_sync(copy.write, data)
-        if descriptor:
-            os.close(descriptor)
-        size = copy.tell()
-        copy.seek(0)
-    except BaseException:
-        copy.close()
-        raise
-    return copy, size
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call what may block for ever, such as reading a terminal; Ctrl-C leaves it behind."""
-    return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+        return (await get_link(channel, key)).url
+    except GRPCError as error:
+        # The file is there, and its key must be told.
+        complain(f"there is no link to it: {error.message}")
+        return ""
 
 
 # receive and link
@@ -251,19 +206,21 @@ async def _in_thread(function: Callable[..., Any], *arguments: object) -> Any:
 async def _receive(options: argparse.Namespace) -> None:
     from fawa.client.progress import meter  # noqa: PLC0415
 
+    reference = Reference.read(options.key)
+    options.server = reference.server or options.server
     async with _connect(options) as channel:
         with meter() as progress:
-            download = Download(
-                channel, options.key, options.output, options.force, _trust(options), progress
+            received = await receive(
+                channel,
+                reference,
+                options.output,
+                _trust(options),
+                progress,
+                force=options.force,
+                as_is=options.as_is,
             )
-            try:
-                received = await download.run()
-            except BaseException:
-                if download.kept is not None:
-                    progress.note(f"{download.kept} is kept: run the same command to go on from there")
-                raise
     result = {
-        "key": options.key,
+        "key": reference.key,
         "path": str(received.path),
         "size": received.size,
         "resumed_from": received.resumed_from,

@@ -1,17 +1,17 @@
-"""Files to and from a server, with progress; downloads go on after a broken connection."""
+"""Files from a server, with progress; downloads go on after a broken connection."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final
 
 import attrs
 import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from fawa import restarts
 from fawa.client.channel import Channel
 from fawa.client.dial import Trust
 from fawa.client.errors import CannotReach, ConnectionLost
@@ -19,69 +19,20 @@ from fawa.client.exchange import ClientExchange
 from fawa.client.link import Facts, fetch, range_headers, read_slice_untrusted
 from fawa.client.method import rpc
 from fawa.client.part import Part, TransferError, already_there, safe_name
+from fawa.client.retrying import Progress, trying_again
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
-    FileInfo,
     GetDownloadURLRequest,
     GetDownloadURLResponse,
     ReceiveFileRequest,
-    SendFileRequest,
-    SendFileResponse,
 )
 
-#: Bytes of file in one message, well under the 4 MiB that servers take.
-CHUNK: Final = 1024 * 1024
 #: Bytes of a download by link that are written at once.
 _WRITE: Final = 256 * 1024
-#: Failures in a row, without a byte received in between, after which a download is given up.
-_TRIES: Final = 6
 #: Seconds a link has to tell what it leads to, before the download begins without knowing.
 _PATIENCE: Final = 5.0
 #: Statuses with which HTTP servers ask to try again later.
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class Progress(Protocol):
-    """Told how a transfer gets on."""
-
-    def begin(self, name: str, total: int) -> None:
-        """Begin a transfer of `total` bytes."""
-
-    def at(self, done: int) -> None:
-        """So many bytes are done."""
-
-    def note(self, text: str) -> None:
-        """Say in one line what goes on."""
-
-
-async def send_file(
-    channel: Channel, file: BinaryIO, name: str, size: int, progress: Progress
-) -> SendFileResponse:
-    """Send `size` bytes of `file` under a name; returns the answer, with the key.
-
-    Raises:
-        GRPCError: the call failed; nothing is kept on the server.
-        TransferError: the file cannot be read, or ends too early.
-
-    """
-    progress.begin(name, size)
-    async with channel.client_stream(rpc(FileServiceBase.SendFile)) as call:
-        await call.send(SendFileRequest(info=FileInfo(name=name, size=size)))
-        sent = 0
-        while sent < size:
-            try:
-                data = await trio.to_thread.run_sync(file.read, min(CHUNK, size - sent))
-            except OSError as error:
-                raise TransferError(f"cannot read {name}: {error.strerror}") from error
-            if not data:
-                raise TransferError(f"{name} has become shorter while it was sent: send it again")
-            await call.send(SendFileRequest(chunk_data=data))
-            sent += len(data)
-            progress.at(sent)
-        answer = await call.reply()
-    if not answer.success or not answer.randomkey:
-        raise TransferError(f"the server did not take {name}: {answer.message}")
-    return answer
 
 
 async def get_link(channel: Channel, key: str) -> GetDownloadURLResponse:
@@ -100,6 +51,8 @@ class Received:
     """A file that has been received."""
 
     path: Path
+    #: As the server has it.
+    name: str
     size: int
     #: Bytes that were there from an earlier attempt.
     resumed_from: int
@@ -113,8 +66,9 @@ class _StartOver(Exception):  # noqa: N818 - said as it is
 class Download:
     """Receives one file.
 
-    The first attempt is a ReceiveFile call. What an interruption leaves is completed through the file's link,
-    if the server still has the same content (`If-Range`), else from the start.
+    What an interruption leaves is completed by a ReceiveFile call from where it broke off, if the server
+    still has the same content (by its SHA-256), else from the start. A server that tells no SHA-256 knows no
+    offsets either: there it is completed through the file's link (`If-Range`), if it can be.
     """
 
     channel: Channel
@@ -127,8 +81,15 @@ class Download:
     trust: Trust
     progress: Progress
     _part: Part | None = attrs.field(default=None, init=False)
+    #: As the server has it.
+    _name: str = attrs.field(default="", init=False)
+    #: Of the whole content, once a server has told it.
+    _sha256: bytes | None = attrs.field(default=None, init=False)
+    #: What the link leads to, where that is how to go on.
     _facts: Facts | None = attrs.field(default=None, init=False)
-    _resumed_from: int = attrs.field(default=0, init=False)
+    _link_is_useless: bool = attrs.field(default=False, init=False)
+    #: `None` until the server has said whether the content is still the same.
+    _resumed_from: int | None = attrs.field(default=None, init=False)
 
     @property
     def kept(self) -> Path | None:
@@ -149,54 +110,38 @@ class Download:
             part = self._opened()
             await self._verify(part)
             await trio.to_thread.run_sync(lambda: part.publish(force=self.force))
-            return Received(part.target, part.size, self._resumed_from)
+            return Received(part.target, self._name, part.size, self._resumed_from or 0)
         finally:
             if self._part is not None:
                 self._part.close()
 
-    async def _trying_again(self, attempt: _Attempt) -> None:
-        """Run an attempt until it succeeds; after a failure that may pass, wait a moment and go on."""
-        failures = 0
-        while True:
-            before = self._size
-            try:
-                await attempt()
-            except GRPCError as error:
-                failures = 1 if self._size > before else failures + 1
-                may_pass = isinstance(error, ConnectionLost) or (
-                    error.status is Status.UNAVAILABLE and self._part is not None
-                )
-                if not may_pass or failures == _TRIES:
-                    raise
-                seconds = restarts.pause(failures, random.random())  # noqa: S311 - jitter, not a secret
-                self.progress.note(f"{error.message}; going on in {seconds:.1f} s")
-                await trio.sleep(seconds)
-            else:
-                return
+    async def _trying_again(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        await trying_again(attempt, self._may_pass, lambda: self._size, self.progress)
+
+    def _may_pass(self, error: GRPCError) -> bool:
+        return isinstance(error, ConnectionLost) or (
+            error.status is Status.UNAVAILABLE and self._part is not None
+        )
 
     @property
     def _size(self) -> int:
         return 0 if self._part is None else self._part.size
 
-    # What is asked for
+    # What is there
 
     async def _look_up(self) -> None:
-        """Find the target, what there is of it already, and what the server has."""
+        """Find the target, and what there is of it already."""
         try:
             link = await get_link(self.channel, self.key)
         except GRPCError as error:
             if error.status in (Status.UNIMPLEMENTED, Status.FAILED_PRECONDITION):
-                return  # no link, so nothing can be resumed: the first message will tell the name
+                return  # no link: the first message will tell the name
             raise
-        part = await self._open(link.filename)
-        self._facts = await self._ask_facts(link.url)
-        if self._facts is not None and part.tag == self._facts.tag and part.size <= self._facts.size:
-            self._resumed_from = part.size
-        else:
-            part.restart(None if self._facts is None else self._facts.tag)
+        await self._open(link.filename)
 
     async def _open(self, name: str) -> Part:
         if self._part is None:
+            self._name = name
             self._part = await trio.to_thread.run_sync(self._open_blocking, name)
         return self._part
 
@@ -210,45 +155,78 @@ class Download:
             raise already_there(target)
         return Part(target, self.key)
 
-    async def _ask_facts(self, url: str) -> Facts | None:
+    def _fit(self, part: Part, tag: str | None, size: int) -> int:
+        """Empty a part of anything but the content with this tag; returns how much of that there is."""
+        if tag is None or part.tag != tag or part.size > size:
+            part.restart(tag)
+            self._resumed_from = 0
+        elif self._resumed_from is None:
+            self._resumed_from = part.size
+        return part.size
+
+    async def _ask_facts(self) -> Facts | None:
         """Ask the link for one byte, to learn of what; links of some stores are good for GET alone."""
         found = None
-        with trio.move_on_after(_PATIENCE):
-            try:
-                async with fetch(url, range_headers(0, last=0), self.trust) as response:
+        if not self._link_is_useless:
+            with trio.move_on_after(_PATIENCE), suppress(GRPCError, ValueError):
+                link = await get_link(self.channel, self.key)
+                async with fetch(link.url, range_headers(0, last=0), self.trust) as response:
                     found = read_slice_untrusted(response.status, response.headers)
-            except (GRPCError, ValueError):
-                return None
         return None if found is None else found.facts
 
     # Bytes
 
     async def _complete(self) -> None:
-        if self._part is not None and self._part.is_resumable and self._facts is not None:
+        while True:
+            part, facts = self._part, self._facts
+            if part is None or facts is None or not part.is_resumable:
+                if await self._receive():
+                    return
+                continue
             try:
-                await self._go_on(self._part, self._facts)
+                await self._go_on(part, facts)
             except _StartOver as reason:
+                self._link_is_useless = True
                 self._facts = None
+                self._fit(part, None, 0)
                 self.progress.note(f"cannot resume: {reason}; starting from the beginning")
             else:
                 return
-        await self._receive()
 
-    async def _receive(self) -> None:
-        """Receive the whole file by a ReceiveFile call."""
-        request = ReceiveFileRequest(randomkey=self.key)
-        async with self.channel.server_stream(rpc(FileServiceBase.ReceiveFile), request) as call:
-            first = await call.recv()
-            if first is None or first.WhichOneof("payload") != "file_size":
-                raise TransferError("the server's answer does not begin with the size of the file")
-            part = await self._open(first.filename)
-            self._resumed_from = 0
-            part.restart(None if self._facts is None else self._facts.tag)
-            self.progress.begin(part.target.name, first.file_size)
-            async for message in call:
-                await trio.to_thread.run_sync(part.write, message.chunk_data)
-                self.progress.at(part.size)
+    async def _receive(self) -> bool:
+        """Receive the rest by a ReceiveFile call; tells whether that was possible from where it was tried."""
+        part = self._part
+        offset = part.size if part is not None and part.is_resumable else 0
+        request = ReceiveFileRequest(randomkey=self.key, offset=offset)
+        try:
+            async with self.channel.server_stream(rpc(FileServiceBase.ReceiveFile), request) as call:
+                first = await call.recv()
+                if first is None or first.WhichOneof("payload") != "file_size":
+                    raise TransferError("the server's answer does not begin with the size of the file")
+                part = await self._open(first.filename)
+                if first.sha256:
+                    self._sha256 = first.sha256
+                    # As the link's entity tag, so that a part does not depend on how it came.
+                    there = self._fit(part, f'"{first.sha256.hex()}"', first.file_size)
+                else:
+                    self._facts = await self._ask_facts()
+                    there = self._fit(part, None if self._facts is None else self._facts.tag, first.file_size)
+                    offset = 0
+                if there != offset:
+                    return False
+                self.progress.begin(part.target.name, first.file_size)
+                if there:
+                    self.progress.at(there)
+                async for message in call:
+                    await trio.to_thread.run_sync(part.write, message.chunk_data)
+                    self.progress.at(part.size)
+        except GRPCError as error:
+            if error.status is Status.OUT_OF_RANGE and part is not None and offset:
+                self._fit(part, None, 0)
+                return False
+            raise
         _check_size(part, first.file_size)
+        return True
 
     async def _go_on(self, part: Part, facts: Facts) -> None:
         """Receive the rest through a link.
@@ -305,17 +283,14 @@ class Download:
         return self._part
 
     async def _verify(self, part: Part) -> None:
-        if self._facts is None or self._facts.sha256 is None:
+        sha256 = self._sha256 if self._facts is None else self._facts.sha256
+        if sha256 is None:
             return
         while await trio.to_thread.run_sync(part.hash_some):
             pass
-        if part.sha256 != self._facts.sha256:
+        if part.sha256 != sha256:
             part.restart(None)
             raise TransferError("what arrived is not what was sent (SHA-256 differs): receive it again")
-
-
-class _Attempt(Protocol):
-    async def __call__(self) -> None: ...
 
 
 def _check_size(part: Part, size: int) -> None:

@@ -153,34 +153,11 @@ class Part:
         """
         try:
             os.fsync(self._file.fileno())
-            if force:
-                self.path.replace(self.target)
-            else:
-                self._publish_new()
-            self._about.unlink(missing_ok=True)
-            folder = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except FileExistsError:
-            raise already_there(self.target) from None
         except OSError as error:
             raise TransferError(f"cannot write {self.target}: {error.strerror}") from error
-
-    def _publish_new(self) -> None:
-        """Rename without replacing anything: a hard link fails where a name is taken, a rename does not."""
-        try:
-            self.target.hardlink_to(self.path)
-        except FileExistsError:
-            raise
-        except OSError:
-            # The file system has no hard links.
-            if os.path.lexists(self.target):
-                raise FileExistsError from None
-            self.path.rename(self.target)
-        else:
-            self.path.unlink()
+        publish_file(self.path, self.target, force=force)
+        with contextlib.suppress(OSError):
+            self._about.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the part; one that can never be resumed is removed."""
@@ -194,6 +171,44 @@ class Part:
     def is_resumable(self) -> bool:
         """There are bytes, and it is known what of."""
         return self.tag is not None and self.size > 0
+
+
+def publish_file(path: Path, target: Path, *, force: bool) -> None:
+    """Give a file that is durable the target's name, durably.
+
+    Raises:
+        TransferError: something of that name is there (and not `force`), or the disk failed.
+
+    """
+    try:
+        if force:
+            path.replace(target)
+        else:
+            _publish_new(path, target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise already_there(target) from None
+    except OSError as error:
+        raise TransferError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _publish_new(path: Path, target: Path) -> None:
+    """Rename without replacing anything: a hard link fails where a name is taken, a rename does not."""
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # The file system has no hard links.
+        if os.path.lexists(target):
+            raise FileExistsError from None
+        path.rename(target)
+    else:
+        path.unlink()
 
 
 def already_there(target: Path) -> TransferError:

@@ -21,7 +21,7 @@ from fawa.client.text import complain, one_line
 
 
 class Meter(Protocol):
-    """A `fawa.client.files.Progress` that is shown while its block runs."""
+    """A `fawa.client.retrying.Progress` that is shown while its block runs."""
 
     def __enter__(self) -> Self: ...
 

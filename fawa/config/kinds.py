@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from fawa.storage.redis_url import SCHEMES, RedisAddress, parse_redis_url
+
 T = TypeVar("T")
 
 #: Of what sockaddr_un holds on Linux and others, see unix(7).
@@ -421,6 +423,26 @@ class WebAddress(Kind[str]):
     def allowed(self) -> str:
         """Say the forms."""
         return "an http or https URL, with or without a path, or empty"
+
+
+@attrs.frozen
+class RedisUrl(Kind[RedisAddress]):
+    """Where Redis is. It may have a password, which `show` masks, so such a value is not read back."""
+
+    metavar = "URL"
+    secret = True
+
+    def parse(self, text: str) -> RedisAddress:
+        """Read a URL, or `host[:port]`."""
+        return parse_redis_url(text)
+
+    def allowed(self) -> str:
+        """Say the forms."""
+        return (
+            f"a URL that begins with {', '.join(f'{name}://' for name in SCHEMES)}, such as "
+            "redis://user:password@host:6379/0, redis+sentinel://host,host/service or "
+            "rediss+cluster://host,host; or host:port"
+        )
 
 
 @attrs.frozen

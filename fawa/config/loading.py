@@ -13,6 +13,7 @@ import attrs
 from fawa.config.kinds import MASK, Address, UnixAddress
 from fawa.config.settings import TABLE, Settings, build
 from fawa.config.sources import FILE_FLAG, Given, Source, read_environment, read_flags, read_yaml
+from fawa.storage.redis_url import RedisAddress
 
 FILE_NAME = "config.yaml"
 SYSTEM_FOLDER = Path("/etc/fawa")
@@ -214,6 +215,12 @@ def _same_port_as_admin(
     return _same_port(plain, admin) or _same_port(tls, admin)
 
 
+def _ca_without_tls(redis: RedisAddress | None, ca: Path | None) -> str | None:
+    if ca is None or (redis is not None and redis.tls):
+        return None
+    return "trust somebody with a connection that has no TLS"
+
+
 #: Keys, what finds fault with their values, and what is allowed.
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
     (("listen", "listen_tls"), _nothing_to_listen_on, "an address for at least one of them"),
@@ -226,5 +233,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
         "an address of this machine, a Unix socket, a token",
     ),
     (("listen", "listen_tls", "admin.listen"), _same_port_as_admin, "different ports, or port 0"),
+    (("redis.url", "redis.ca"), _ca_without_tls, "redis.ca only with a redis.url that begins with rediss"),
     (("window.stream", "window.connection"), _stream_above_connection, "at most window.connection"),
 )

@@ -27,6 +27,7 @@ from fawa.config.kinds import (
     Networks,
     Origins,
     Place,
+    RedisUrl,
     Secret,
     Several,
     Size,
@@ -34,6 +35,7 @@ from fawa.config.kinds import (
     UnixAddress,
     WebAddress,
 )
+from fawa.storage.redis_url import RedisAddress
 
 T = TypeVar("T")
 
@@ -55,6 +57,8 @@ class Setting:
     live: bool
     #: What files of earlier deployments call it, or "".
     legacy: str
+    #: What the environment of earlier deployments calls it, or "".
+    earlier: str
     #: Its attribute path. (This and the heading are filled in from where the field stands.)
     key: str = ""
     #: The heading it stands under.
@@ -79,12 +83,20 @@ class Setting:
         return self.kind.show(self.value(settings))
 
 
-def setting(kind: Kind[T], default: str | None, text: str, *, live: bool = False, legacy: str = "") -> T:
+def setting(
+    kind: Kind[T],
+    default: str | None,
+    text: str,
+    *,
+    live: bool = False,
+    legacy: str = "",
+    earlier: str = "",
+) -> T:
     """Declare a setting; the arguments are those of `Setting`."""
     value: Any = attrs.NOTHING if default is None else kind.parse(default)
     field: T = attrs.field(
         default=value,
-        metadata={"setting": Setting(kind, text, default, live, legacy)},
+        metadata={"setting": Setting(kind, text, default, live, legacy, earlier)},
         repr=not kind.secret,
         kw_only=True,
     )
@@ -203,6 +215,13 @@ class FileSettings:
     """The file service."""
 
     ttl: float = setting(Duration(1, YEAR), "25m", "How long a file is kept.", live=True)
+    # A day: who closes the laptop in the evening goes on in the morning.
+    upload_ttl: float = setting(
+        Duration(1, YEAR),
+        "24h",
+        "How long an interrupted upload is kept after its last progress, to be gone on with.",
+        live=True,
+    )
     link_ttl: float = setting(Duration(1, YEAR), "5m", "How long a download link is valid.", live=True)
     progress_timeout: float = setting(
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
@@ -299,6 +318,28 @@ class BoardSettings:
         Integer(1, 1_000_000), "100", "Boards one address may create before it has to wait.", live=True
     )
     creates_rate: int = setting(Integer(1, 1_000_000), "60", "Further boards a minute after that.", live=True)
+
+
+@attrs.frozen
+class RedisSettings:
+    """Records of files and copies of boards in Redis, Valkey or Dragonfly."""
+
+    # With a content folder of its own, each daemon would repair away the records of the others.
+    url: RedisAddress | None = setting(
+        Maybe(RedisUrl()),
+        "",
+        "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
+        "files hold (data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
+        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
+        "flags can be seen by every user of the machine.",
+        earlier="DRAGONFLY_ADDR",
+    )
+    ca: Path | None = setting(
+        Maybe(Place()),
+        "",
+        "PEM file with the authorities that may have signed its certificate (rediss://), in place of the "
+        "system's.",
+    )
 
 
 @attrs.frozen
@@ -405,6 +446,7 @@ class Settings:
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
+    redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
     restart: RestartSettings = section(RestartSettings, "Restarts")

@@ -59,7 +59,9 @@ Settings marked "live" change in the running daemon when it is sent SIGHUP; the 
 
 Files of earlier versions work as they are: certFile, keyFile and logLevel have the meaning of tls.cert, \
 tls.key and log.level; addr is the one address to listen on, with TLS when certFile and keyFile are given, \
-and turns the other listener off unless the file sets it."""
+and turns the other listener off unless the file sets it.
+
+Variables of earlier versions work too: DRAGONFLY_ADDR."""
 
 
 def document() -> str:
@@ -74,7 +76,7 @@ def document() -> str:
         if row.default is not None:
             facts.append(f"Default: {row.default or 'empty'}.")
         value = f"[{row.kind.metavar}]" if isinstance(row.kind, Switch) else row.kind.metavar
-        names = f"{row.flag} {value}, {row.variable}" + (f", {row.legacy}" if row.legacy else "")
+        names = ", ".join(filter(None, (f"{row.flag} {value}", row.variable, row.legacy, row.earlier)))
         paragraphs = (row.text, " ".join(facts), names)
         body = "\n".join(textwrap.fill(text, 96, break_on_hyphens=False) for text in paragraphs)
         blocks.append(f"{row.key}{' (live)' if row.live else ''}\n{textwrap.indent(body, '    ')}")

@@ -29,7 +29,6 @@ BACKENDS = {
         "MINIO_USE_SSL",
         "MINIO_PUBLIC_ENDPOINT",
     ),
-    "Redis": ("DRAGONFLY_ADDR",),
 }
 
 #: The file key of earlier deployments for their one listener.
@@ -160,6 +159,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
         ):
             advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
+    _read_earlier(environ, source)
     for backend, names in BACKENDS.items():
         # Never ignored: somebody counts on their data going there.
         if found := [name for name in names if environ.get(name)]:
@@ -172,6 +172,17 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
     if len(places) > 1:
         source.problems.append(f"{' and '.join(FILE_VARIABLES)} (environment) mean the same; set one")
     return source, places[0] if places else None
+
+
+def _read_earlier(environ: Mapping[str, str], source: Source) -> None:
+    """Read the variables of earlier deployments; empty ones count as not given."""
+    for key, row in TABLE.items():
+        text = environ.get(row.earlier, "").strip() if row.earlier else ""
+        if not text:
+            continue
+        if key in source.given:
+            source.problems.append(f"{row.variable} and {row.earlier} (environment) mean the same; set one")
+        source.given[key] = Given(text, f"environment {row.earlier}")
 
 
 def _from_kubernetes(name: str, text: str) -> bool:

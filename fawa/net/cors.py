@@ -9,8 +9,8 @@ import attrs
 
 from fawa.net.exchange import Exchange
 
-_METHODS: Final = b"GET, HEAD, POST, OPTIONS"
-#: Response headers that browsers show to scripts: what the RPC dialects and the links answer with.
+_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+#: Response headers that browsers show to scripts: what the RPC dialects, links and uploads answer with.
 _EXPOSED: Final = b", ".join(
     [
         b"grpc-status",
@@ -24,6 +24,24 @@ _EXPOSED: Final = b", ".join(
         b"accept-ranges",
         b"etag",
         b"greet-version",
+        b"repr-digest",
+        b"location",
+        b"accept-patch",
+        b"fawa-key",
+        b"fawa-link",
+        b"fawa-expires",
+        b"upload-offset",
+        b"upload-length",
+        b"upload-complete",
+        b"upload-limit",
+        b"upload-metadata",
+        b"upload-defer-length",
+        b"upload-expires",
+        b"tus-resumable",
+        b"tus-version",
+        b"tus-extension",
+        b"tus-max-size",
+        b"tus-checksum-algorithm",
     ]
 )
 #: Seconds a browser may keep the answer to a preflight (two hours is Chromium's most).

@@ -80,9 +80,9 @@ class H1Engine:
             raise HttpError(str(error), 431 if "size limit" in str(error) else 400) from error
         return events
 
-    def informational(self, status: int) -> None:
+    def informational(self, status: int, headers: Headers | None = None) -> None:
         """Send an interim response such as 100 Continue."""
-        self._conn.send_informational(status)
+        self._conn.send_informational(status, headers or [])
         self._gather()
 
     def request(self, method: bytes, target: bytes, headers: Headers, *, body: bool) -> None:

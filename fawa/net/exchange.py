@@ -170,6 +170,13 @@ class Exchange(abc.ABC):
         """Whether `receive` has returned the whole request body."""
 
     @abc.abstractmethod
+    def inform(self, status: int, headers: Headers) -> None:
+        """Send an interim response (1xx, RFC 9110 section 15.2) ahead of the response.
+
+        HTTP/1.0 has none: nothing is sent there. 100 Continue is sent by itself, when it is waited for.
+        """
+
+    @abc.abstractmethod
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         """Start the response; `end` says that neither body nor trailers follow.
 

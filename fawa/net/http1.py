@@ -109,6 +109,13 @@ class H1Exchange(Exchange):
         # Whether a body comes that was expected to be asked for nobody knows (RFC 9110 section 10.1.1).
         return self.expects or rest > _DISCARD_MOST
 
+    def inform(self, status: int, headers: Headers) -> None:
+        self._check()
+        if self.version != "1.0":
+            self._conn.engine.informational(status, headers)
+            self._conn.queued += _HEAD_SIZE
+            self._conn.wake_writer()
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
         self._conn.engine.start(

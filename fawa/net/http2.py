@@ -134,6 +134,12 @@ class H2Exchange(Exchange):
     def body_over(self) -> bool:
         return self._ended and not self._pieces
 
+    def inform(self, status: int, headers: Headers) -> None:
+        if self.gone:
+            raise self._disconnected()
+        self._stream.send_informational(status, headers)
+        self._conn.wake_writer()
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         if self.gone:
             raise self._disconnected()

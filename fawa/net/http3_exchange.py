@@ -155,6 +155,11 @@ class H3Exchange(Exchange):
     def body_over(self) -> bool:
         return self._ended and not self._pieces
 
+    def inform(self, status: int, headers: Headers) -> None:
+        self._check()
+        self.conn.engine.send_headers(self.id, [(b":status", b"%d" % status), *headers])
+        self.conn.wake()
+
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         self._check()
         head = [(b":status", b"%d" % status), *headers, *self.extra_headers]

@@ -11,7 +11,7 @@ import trio
 
 from fawa.ops.meters import Figure, gauge
 from fawa.rooms.rooms import Rooms
-from fawa.services.base import Offer
+from fawa.services.base import Offer, checks
 from fawa.storage.base import BoardStore
 
 
@@ -33,7 +33,8 @@ class BoardService:
         """
         async with self.open_store() as store, trio.open_nursery() as nursery:
             await nursery.start(self.rooms.run, store)
-            task_status.started(Offer(drain=self.rooms.drain, figures=self._figures()))
+            offer = Offer(checks=checks(store), figures=self._figures(), drain=self.rooms.drain)
+            task_status.started(offer)
         raise AssertionError("the rooms have stopped by themselves")
 
     def _figures(self) -> tuple[Figure, ...]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import mimetypes
-import re
-import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 import trio
@@ -19,41 +16,50 @@ from google.protobuf.message import Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from fawa.net.exchange import Exchange
 from fawa.ops.logging import get_logger
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
+    CancelUploadRequest,
+    CancelUploadResponse,
     FileInfo,
     GetDownloadURLRequest,
     GetDownloadURLResponse,
+    GetUploadRequest,
+    GetUploadResponse,
     ReceiveFileRequest,
     ReceiveFileResponse,
     SendFileRequest,
     SendFileResponse,
+    StartUploadRequest,
+    StartUploadResponse,
 )
 from fawa.rpc.stream import Stream
-from fawa.services.base import Offer
-from fawa.services.links import Links, make_link
+from fawa.services.base import Offer, checks
+from fawa.services.file_uploads import UploadRpc, checked_sha256
+from fawa.services.http_uploads import HttpUploads
+from fawa.services.intake import Intake, IntakeSettings
+from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
+from fawa.services.uploads import UploadLimits, Uploads, make_key
 from fawa.storage.base import (
     ContentStore,
     Damaged,
+    Dependency,
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
+    ResumableStore,
     StorageError,
     Upload,
+    UploadStore,
     is_key,
 )
-from fawa.storage.lifecycle import expire, find, open_file, publish, repair
-
-#: Bytes of randomness in a key: 80 bits, 16 characters of a-z and 2-7.
-_KEY_BYTES: Final = 10
-
-#: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
-_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+from fawa.storage.leases import Leases, embedded_leases
+from fawa.storage.lifecycle import find, open_file, publish
 
 _log = get_logger("fawa.services.file")
 
@@ -64,6 +70,8 @@ class FileSettings:
 
     #: Seconds a file is kept after its upload is complete.
     ttl: float = 1500.0
+    #: Seconds an upload that may be interrupted is kept after it last made progress.
+    upload_ttl: float = 86_400.0
     #: Seconds a download link is valid, unless the file expires before.
     link_ttl: float = 300.0
     #: Seconds between two looks for expired files.
@@ -87,16 +95,30 @@ class FileRpc(FileServiceBase):
     settings: Callable[[], FileSettings]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    #: Uploads that may be interrupted, where the stores can keep them.
+    uploads: Uploads | None = None
 
     async def SendFile(self, stream: Stream[SendFileRequest, SendFileResponse]) -> None:
         """Store a file; answers once it is durable. An upload that does not end well leaves nothing."""
         settings = self.settings()
         info = await _receive_info(stream, settings)
+        if info.upload_id:
+            with _status_of_storage_errors():
+                async with aclosing(_contents(stream, settings.progress_timeout)) as chunks:
+                    answer = await self._resumable().send(info, chunks)
+            await stream.send_message(answer)
+            return
+        expected = checked_sha256(info.sha256)
         with _status_of_storage_errors():
-            key = base64.b32encode(secrets.token_bytes(_KEY_BYTES)).decode().lower()
+            # Whoever sends much should not hear at its end what was known at its beginning.
+            await self.metadata.check()
+            key = make_key()
             async with self.content.create(key) as upload:
                 await _receive_content(stream, upload, info.size, settings.progress_timeout)
                 sha256 = await upload.digest()
+                if expected is not None and expected != sha256:
+                    text = f"what came has the SHA-256 {sha256.hex()}, not {expected.hex()}: send it again"
+                    raise GRPCError(Status.DATA_LOSS, text)
                 now = self.clock()
                 record = FileRecord(
                     key=key,
@@ -108,24 +130,57 @@ class FileRpc(FileServiceBase):
                     expires=now + settings.ttl,
                 )
                 await publish(self.content, self.metadata, upload, record)
-        until = datetime.fromtimestamp(record.expires, UTC).isoformat(" ", "seconds")
-        message = f"{info.size} bytes received, kept until {until}"
-        answer = SendFileResponse(
-            success=True, message=message, randomkey=key, expires_at=_milliseconds(record.expires)
-        )
+        await stream.send_message(_answer(record))
+
+    async def StartUpload(self, stream: Stream[StartUploadRequest, StartUploadResponse]) -> None:
+        """Begin an upload that may be interrupted."""
+        request = await receive_one(stream)
+        with _status_of_storage_errors():
+            answer = await self._resumable().start(request)
         await stream.send_message(answer)
+
+    async def GetUpload(self, stream: Stream[GetUploadRequest, GetUploadResponse]) -> None:
+        """Tell how far an upload has come."""
+        request = await receive_one(stream)
+        with _status_of_storage_errors():
+            answer = await self._resumable().get(request.upload_id)
+        await stream.send_message(answer)
+
+    async def CancelUpload(self, stream: Stream[CancelUploadRequest, CancelUploadResponse]) -> None:
+        """Remove an upload."""
+        request = await receive_one(stream)
+        with _status_of_storage_errors():
+            await self._resumable().cancel(request.upload_id)
+        await stream.send_message(CancelUploadResponse())
+
+    def _resumable(self) -> UploadRpc:
+        if self.uploads is None:
+            raise GRPCError(
+                Status.UNIMPLEMENTED, "this server keeps no interrupted uploads: use SendFile alone"
+            )
+        return UploadRpc(self.uploads, _answer)
 
     async def ReceiveFile(self, stream: Stream[ReceiveFileRequest, ReceiveFileResponse]) -> None:
         """Send a file back: its name and size, then its content."""
-        key = _checked_key((await receive_one(stream)).randomkey)
+        request = await receive_one(stream)
+        key = _checked_key(request.randomkey)
         with _status_of_storage_errors():
             async with open_file(self.content, self.metadata, key, self.clock()) as (record, content):
                 name = record.name
+                start, count = _asked_range(request, record.size)
                 _leave_uncompressed(stream)
-                await stream.send_message(ReceiveFileResponse(filename=name, file_size=record.size))
-                async with aclosing(content.read(0, record.size)) as pieces:
+                first = ReceiveFileResponse(
+                    filename=name,
+                    file_size=record.size,
+                    sha256=record.sha256,
+                    expires_at=_milliseconds(record.expires),
+                )
+                await stream.send_message(first)
+                async with aclosing(content.read(start, count)) as pieces:
                     async for piece in pieces:
                         await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
+        if start + count < record.size:
+            return  # of a download in parts, exactly one has the last byte
         try:
             await self.metadata.count_download(key)
         except StorageError as error:
@@ -138,8 +193,8 @@ class FileRpc(FileServiceBase):
         now = self.clock()
         with _status_of_storage_errors():
             record = await find(self.metadata, key, now)
-        expires = math.ceil(min(now + settings.link_ttl, record.expires))
-        base = settings.public_url.rstrip("/") or _address_client_used(stream)
+        expires = link_expiry(record, now, settings.link_ttl)
+        base = _link_base(settings.public_url, stream)
         url = make_link(base, self.secret, key, record.name, expires)
         answer = GetDownloadURLResponse(
             url=url,
@@ -148,6 +203,30 @@ class FileRpc(FileServiceBase):
             file_expires_at=_milliseconds(record.expires),
         )
         await stream.send_message(answer)
+
+
+def _answer(record: FileRecord) -> SendFileResponse:
+    """Return the answer for a file that is stored."""
+    until = datetime.fromtimestamp(record.expires, UTC).isoformat(" ", "seconds")
+    return SendFileResponse(
+        success=True,
+        message=f"{record.size} bytes received, kept until {until}",
+        randomkey=record.key,
+        expires_at=_milliseconds(record.expires),
+        sha256=record.sha256,
+        offset=record.size,
+    )
+
+
+def _asked_range(request: ReceiveFileRequest, size: int) -> tuple[int, int]:
+    """Return first byte and number of bytes of the part of a file that is asked for."""
+    if request.offset < 0 or request.length < 0:
+        text = f"offset {request.offset} and length {request.length} must not be negative"
+        raise GRPCError(Status.INVALID_ARGUMENT, text)
+    if request.offset > size:
+        raise GRPCError(Status.OUT_OF_RANGE, f"the file has {size} bytes, so none from {request.offset} on")
+    rest = size - request.offset
+    return request.offset, min(request.length, rest) if request.length else rest
 
 
 def _milliseconds(seconds: float) -> int:
@@ -167,6 +246,8 @@ async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSett
         came = "the stream ended" if first is None else f"{kind or 'a message without payload'} came"
         raise GRPCError(Status.INVALID_ARGUMENT, f"the first message must be info, but {came}")
     info = first.info
+    if info.upload_id:
+        return info  # the rest was checked when the upload began
     try:
         check_name_untrusted(info.name)
     except ValueError as error:
@@ -186,6 +267,24 @@ async def _receive_content(
 ) -> None:
     """Write the chunks of an upload; they must come to exactly `size` bytes."""
     received = 0
+    async with aclosing(_contents(stream, progress_timeout)) as chunks:
+        async for data in chunks:
+            received += len(data)
+            if received > size:
+                raise GRPCError(
+                    Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
+                )
+            await upload.write(data)
+    if received < size:
+        raise GRPCError(
+            Status.INVALID_ARGUMENT, f"info.size says {size} bytes, but the stream ended after {received}"
+        )
+
+
+async def _contents(
+    stream: Stream[SendFileRequest, Any], progress_timeout: float
+) -> AsyncGenerator[bytes | memoryview, None]:
+    """Iterate over what the chunks hold, to the end of the call."""
     while True:
         # Empty chunks are no progress: they do not move the deadline.
         with trio.move_on_after(progress_timeout) as waiting:
@@ -201,17 +300,8 @@ async def _receive_content(
         if waiting.cancelled_caught:
             raise _stalled(progress_timeout)
         if not data:
-            break
-        received += len(data)
-        if received > size:
-            raise GRPCError(
-                Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
-            )
-        await upload.write(data)
-    if received < size:
-        raise GRPCError(
-            Status.INVALID_ARGUMENT, f"info.size says {size} bytes, but the stream ended after {received}"
-        )
+            return
+        yield data
 
 
 def _stalled(timeout: float) -> GRPCError:
@@ -247,6 +337,10 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
+        raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, "file storage fails at the moment, try again later") from error
@@ -271,22 +365,17 @@ async def _send_content(stream: object, message: Message, field: str, content: b
     await cast("Any", stream).send_content(message, field, content)
 
 
-def _address_client_used(stream: object) -> str:
-    """Return scheme and authority under which the client called, for a link that it can follow.
-
-    What the client says about itself comes back to itself alone.
+def _link_base(public_url: str, stream: object) -> str:
+    """Return what links begin with.
 
     Raises:
-        GRPCError: FAILED_PRECONDITION, it named no host that a link could have.
+        GRPCError: FAILED_PRECONDITION, the client named no host that a link could have.
 
     """
-    exchange: Exchange = cast("Any", stream).exchange
-    if not _AUTHORITY.fullmatch(exchange.authority):
-        raise GRPCError(
-            Status.FAILED_PRECONDITION,
-            f"no link can be made for the host {exchange.authority!r}: set public_url on the server",
-        )
-    return f"{exchange.scheme}://{exchange.authority}"
+    try:
+        return link_base(public_url, cast("Any", stream).exchange)
+    except ValueError as error:
+        raise GRPCError(Status.FAILED_PRECONDITION, str(error)) from None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -297,6 +386,9 @@ class FileService:
     #: Open the stores; each run opens and closes them anew.
     open_content: Callable[[], AbstractAsyncContextManager[ContentStore]]
     open_metadata: Callable[[], AbstractAsyncContextManager[MetadataStore]]
+    #: The same for uploads that may be interrupted, if content can be resumed.
+    open_uploads: Callable[[], AbstractAsyncContextManager[UploadStore]] | None = None
+    open_leases: Callable[[], AbstractAsyncContextManager[Leases]] = embedded_leases
     #: Signs links; at least `fawa.storage.signing.MIN_SECRET` bytes.
     secret: bytes = attrs.field(repr=False)
     #: May be replaced while running; `sweep_interval` counts from the next sweep on.
@@ -313,17 +405,40 @@ class FileService:
         """
         # Reads the system's list of media types, once.
         await trio.to_thread.run_sync(mimetypes.init)
-        async with self.open_content() as content, self.open_metadata() as metadata:
-            repaired = await repair(content, metadata, self.clock())
-            if repaired.total:
-                _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
-            rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock)
+        async with (
+            self.open_content() as content,
+            self.open_metadata() as metadata,
+            self.open_leases() as leases,
+            AsyncExitStack() as stack,
+        ):
+            stores: tuple[Dependency, ...] = (metadata,)
+            uploads: Uploads | None = None
+            if self.open_uploads is not None and isinstance(content, ResumableStore):
+                records = await stack.enter_async_context(self.open_uploads())
+                uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
+                stores = metadata, records
+            sweeping = Sweeping(
+                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+            )
+            await sweeping.start()
+            rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
             links = Links(content, metadata, self.secret, self.clock)
-            task_status.started(Offer(rpc=(rpc,), http=links.routes))
-            while True:
-                await trio.sleep(self.settings.sweep_interval)
-                try:
-                    if removed := await expire(content, metadata, self.clock()):
-                        _log.debug("expired files were removed", count=removed)
-                except StorageError as error:
-                    _log.error("expired files remain and are tried again", error=str(error))
+            intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
+            http = {**links.routes, **HttpUploads(intake, uploads).routes}
+            task_status.started(Offer(rpc=(rpc,), http=http, checks=checks(*stores)))
+            await sweeping.run()
+
+    def _upload_limits(self) -> UploadLimits:
+        settings = self.settings
+        return UploadLimits(
+            upload_ttl=settings.upload_ttl, ttl=settings.ttl, max_file_size=settings.max_file_size
+        )
+
+    def _intake_settings(self) -> IntakeSettings:
+        settings = self.settings
+        return IntakeSettings(
+            limits=self._upload_limits(),
+            progress_timeout=settings.progress_timeout,
+            link_ttl=settings.link_ttl,
+            public_url=settings.public_url,
+        )

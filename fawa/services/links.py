@@ -11,6 +11,7 @@ gains nothing.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from base64 import b64encode
@@ -25,6 +26,7 @@ from fawa.net.exchange import Exchange, Headers
 from fawa.net.router import Route
 from fawa.ops.logging import get_logger
 from fawa.services.conditions import Conditions, Outcome, format_date
+from fawa.services.fields import field
 from fawa.services.names import content_disposition
 from fawa.services.ranges import Span, multipart, parse_range_untrusted
 from fawa.storage.base import (
@@ -34,6 +36,7 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     StorageError,
     is_key,
 )
@@ -43,6 +46,8 @@ from fawa.storage.signing import Verdict, sign, verify_untrusted
 PREFIX: Final = "/files/"
 
 _EXPIRES: Final = re.compile(r"[0-9]{1,15}")
+#: Host and port as a URL has them (RFC 3986, section 3.2.2), without user names.
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 #: Seconds after which a client may try again when storage fails.
 _RETRY_AFTER: Final = 5
@@ -66,6 +71,29 @@ class Link:
     #: Unix seconds.
     expires: int
     signature: str
+
+
+def link_expiry(record: FileRecord, now: float, ttl: float) -> int:
+    """Return when a link expires that is made now, in Unix seconds: after `ttl` seconds, or with the file."""
+    return math.ceil(min(now + ttl, record.expires))
+
+
+def link_base(public_url: str, exchange: Exchange) -> str:
+    """Return what links begin with: `public_url`, or where "" the address under which the client called.
+
+    What the client says about itself comes back to itself alone.
+
+    Raises:
+        ValueError: it named no host that a link could have.
+
+    """
+    if public_url:
+        return public_url.rstrip("/")
+    if not _AUTHORITY.fullmatch(exchange.authority):
+        raise ValueError(
+            f"no link can be made for the host {exchange.authority!r}: set public_url on the server"
+        )
+    return f"{exchange.scheme}://{exchange.authority}"
 
 
 def make_link(base: str, secret: bytes, key: str, name: str, expires: int) -> str:
@@ -139,7 +167,8 @@ class Links:
         except NotFound:
             exchange.respond_text(404, "this file is gone: it has expired or was deleted", _DO_NOT_KEEP)
         except (StorageError, EOFError) as error:
-            _log.error("a file could not be sent", key=key, error=str(error))
+            away = isinstance(error, OutOfReach)
+            (_log.debug if away else _log.error)("a file could not be sent", key=key, error=str(error))
             if exchange.status:
                 exchange.label = "storage failed"
                 exchange.abort()
@@ -149,6 +178,8 @@ class Links:
             else:
                 retry = (b"retry-after", b"%d" % _RETRY_AFTER)
                 text = "the file cannot be read at the moment, try again later"
+                if isinstance(error, OutOfReach):
+                    text = error.told
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
 
     async def _count(self, key: str) -> None:
@@ -172,11 +203,11 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content) -> boo
         *_SAFE,
     ]
     conditions = Conditions(
-        if_match=_field(exchange, b"if-match"),
-        if_none_match=_field(exchange, b"if-none-match"),
-        if_modified_since=_field(exchange, b"if-modified-since"),
-        if_unmodified_since=_field(exchange, b"if-unmodified-since"),
-        if_range=_field(exchange, b"if-range"),
+        if_match=field(exchange, b"if-match"),
+        if_none_match=field(exchange, b"if-none-match"),
+        if_modified_since=field(exchange, b"if-modified-since"),
+        if_unmodified_since=field(exchange, b"if-unmodified-since"),
+        if_range=field(exchange, b"if-range"),
     )
     match conditions.evaluate(tag, modified):
         case Outcome.NOT_MODIFIED:
@@ -231,7 +262,7 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content) -> boo
 def _asked_spans(
     exchange: Exchange, conditions: Conditions, tag: str, modified: int, size: int
 ) -> tuple[Span, ...] | None:
-    value = _field(exchange, b"range")
+    value = field(exchange, b"range")
     # Ranges are a matter of GET alone (RFC 9110, section 14.2).
     if value is None or exchange.method != "GET" or not conditions.range_applies(tag, modified):
         return None
@@ -245,9 +276,3 @@ async def _send_span(exchange: Exchange, content: Content, span: Span) -> None:
         async with aclosing(content.read(span.start, span.count)) as pieces:
             async for piece in pieces:
                 await exchange.send(piece)
-
-
-def _field(exchange: Exchange, name: bytes) -> str | None:
-    """Return a request header, its lines joined as one list (RFC 9110, section 5.2)."""
-    values = [value for key, value in exchange.headers if key == name]
-    return b", ".join(values).decode("latin-1") if values else None

@@ -1,4 +1,4 @@
-"""File names: which are taken, and how they are told to browsers. Pure.
+"""File names: which are taken, and how they are told over HTTP. Pure.
 
 A name is the user's own text. It is never used as a path here, but a client may save the file under it, so
 a name that reaches out of a folder, or that reads differently from what it is, is refused at the door.
@@ -10,10 +10,13 @@ import mimetypes
 import re
 import unicodedata
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 #: Bytes of UTF-8: what file systems take in one name.
 MAX_NAME: Final = 255
+
+#: Of what came without a name.
+UNNAMED: Final = "unnamed"
 
 DEFAULT_TYPE: Final = "application/octet-stream"
 
@@ -34,6 +37,16 @@ _NOT_PLAIN: Final = re.compile(r"[^ !#$&+\-.^_`|~0-9A-Za-z()\[\]{},;=@\']")
 
 #: attr-char of RFC 8187, section 3.2.1, without letters and digits.
 _ATTR_CHARS: Final = "!#$&+-.^_`|~"
+
+#: One parameter of a `Content-Disposition`.
+_PARAMETER: Final = re.compile(
+    r"""[ \t]*;[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*
+        (?:"((?:[^"\\]|\\.)*)"|([!#$%&'*+.^_`|~0-9A-Za-z-]+))""",
+    re.VERBOSE,
+)
+_EXTENDED: Final = re.compile(
+    r"utf-8'[A-Za-z0-9-]*'((?:%[0-9A-Fa-f]{2}|[!#$&+.^_`|~0-9A-Za-z-])*)", re.IGNORECASE
+)
 
 
 def check_name_untrusted(name: str) -> None:
@@ -96,3 +109,57 @@ def content_disposition(name: str) -> str:
         extended = quote(segment, safe=_ATTR_CHARS, errors="replace")
         disposition += f"; filename*=UTF-8''{extended}"
     return disposition
+
+
+def disposition_name_untrusted(value: str) -> str | None:
+    """Return the file name in a `Content-Disposition` (RFC 6266), `None` when it has none.
+
+    `filename*` (RFC 8187) goes before `filename`, whose bytes are read as UTF-8 if they are.
+
+    Args:
+        value: as ISO 8859-1, as header fields are read here.
+
+    Raises:
+        ValueError: it is malformed.
+
+    """
+    found: dict[str, str] = {}
+    place = value.find(";") if ";" in value else len(value)
+    while place < len(value.rstrip(" \t;")):
+        match = _PARAMETER.match(value, place)
+        if match is None:
+            raise ValueError(f"the Content-Disposition {value[:80]!r} is malformed")
+        name, quoted, token = match.groups()
+        found.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) if token is None else token)
+        place = match.end()
+    if (extended := found.get("filename*")) is not None:
+        match = _EXTENDED.fullmatch(extended)
+        if match is None:
+            raise ValueError(
+                f"filename*={extended[:80]!r} is malformed: it is UTF-8'' and percent-encoded UTF-8"
+            )
+        return _utf8(unquote_to_bytes(match[1]))
+    plain = found.get("filename")
+    if plain is None:
+        return None
+    try:
+        return plain.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return plain
+
+
+def path_name_untrusted(segment: str) -> str:
+    """Return the file name in a percent-encoded segment of a path.
+
+    Raises:
+        ValueError: it is not UTF-8.
+
+    """
+    return _utf8(unquote_to_bytes(segment.encode("latin-1")))
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("the file name is not valid UTF-8") from None

@@ -22,6 +22,7 @@ from fawa import __version__
 from fawa.net.exchange import Exchange, Headers
 from fawa.net.router import Route
 from fawa.services.conditions import Conditions, Outcome
+from fawa.services.fields import accepts
 
 #: Characters of the longest link that is drawn as a QR code; what is longer no camera reads well.
 MAX_QR_TEXT: Final = 512
@@ -55,12 +56,13 @@ _SAFE: Final = [
 ]
 
 _METHODS: Final = ("GET", "HEAD")
+_HTML: Final = ("text/html", "application/xhtml+xml")
 
 _TEXT: Final = """\
 fawa {version} is running. The page is at {base}/ in a browser.
 
 Greet it:        curl --json '{{"name":"World"}}' {base}/greet.v1.GreetService/SayHello
-Send a file:     fawa send --server {base} report.pdf
+Send a file:     curl --upload-file report.pdf {base}/
 Receive it:      fawa receive --server {base} KEY
 See all methods: grpcurl -plaintext {authority} list
 """
@@ -142,7 +144,7 @@ class Page:
     async def front(self, exchange: Exchange) -> None:
         """Answer `/`: the page for a browser, a few lines to copy for everybody else."""
         accepted = ", ".join(value.decode("latin-1") for name, value in exchange.headers if name == b"accept")
-        if _wants_html(accepted):
+        if accepts(accepted, _HTML):
             policy = _policy(exchange.authority or "", self.webtransport_port())
             self.index.answer(exchange, [(b"vary", b"accept"), (b"content-security-policy", policy)])
             return
@@ -159,16 +161,6 @@ def _policy(authority: str, port: int | None) -> bytes:
     # By a name of this machine the page connects to its IPv4 address, see `transport.js`.
     name = "127.0.0.1" if host[1].lower() == "localhost" else host[1]
     return _POLICY.replace(b"connect-src 'self'", b"connect-src 'self' https://%b:%d" % (name.encode(), port))
-
-
-def _wants_html(accept: str) -> bool:
-    """Tell whether an `Accept` (RFC 9110, section 12.5.1) names HTML, with a weight that is not zero."""
-    for entry in accept.lower().split(","):
-        media_type, *parameters = (part.strip() for part in entry.split(";"))
-        if media_type in {"text/html", "application/xhtml+xml"}:
-            weights = [value.strip("0.") for value in parameters if value.startswith("q=")]
-            return weights != ["q="]
-    return False
 
 
 async def draw_qr(exchange: Exchange) -> None:

@@ -2,8 +2,9 @@
 
 Two stores make up the file service's storage: content (bytes under a key) and metadata (records under a
 key). Any content store goes with any metadata store. How the two are kept in step is `lifecycle`'s
-business. Copies of whiteboards have a store of their own. `tests/storage/contract.py` has the tests every
-backend passes.
+business. Uploads that may be interrupted have their records in a third one (`UploadStore`), and a content
+store that can keep what there is of them is a `ResumableStore`. Copies of whiteboards have a store of their
+own. `tests/storage/contract.py` has the tests every backend passes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import enum
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 import attrs
 
@@ -30,6 +31,16 @@ class StorageError(Exception):
     """
 
 
+class OutOfReach(StorageError):  # noqa: N818 - said as it is
+    """The backend is away, and will be back without anybody changing a setting."""
+
+    def __init__(self, text: str, backend: str) -> None:
+        super().__init__(text)
+        #: What clients may be told.
+        self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
+        self.backend = backend
+
+
 class NotFound(StorageError):  # noqa: N818 - the field's word for it
     """There is no record or content under that key."""
 
@@ -44,6 +55,19 @@ class OutOfSpace(StorageError):  # noqa: N818 - the field's word for it
 
 class Damaged(StorageError):  # noqa: N818 - the field's word for it
     """The content is not what its record says."""
+
+
+class Fenced(StorageError):  # noqa: N818 - the field's word for it
+    """Another writer has taken the upload over, or it was cancelled or has expired: this writer is done."""
+
+
+class WrongOffset(StorageError):  # noqa: N818 - said as it is
+    """A writer wants to go on somewhere else than at the end of what is stored; nothing was changed."""
+
+    def __init__(self, text: str, offset: int) -> None:
+        super().__init__(text)
+        #: Where it may go on: bytes that are stored.
+        self.offset = offset
 
 
 def is_key(text: str) -> bool:
@@ -89,7 +113,23 @@ class FileRecord:
     state: State = State.READY
 
 
-class MetadataStore(Protocol):
+class Dependency(Protocol):
+    """What can be away, and is asked when somebody wants to know whether the daemon is ready."""
+
+    @property
+    def backend(self) -> str:
+        """What it is, for the operator: "redis", or the name of a database's file."""
+
+    async def check(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            StorageError: it does not.
+
+        """
+
+
+class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
 
     async def add(self, record: FileRecord) -> None:
@@ -203,7 +243,140 @@ class ContentStore(Protocol):
         """Remove what interrupted uploads left behind, and return how many; living uploads go on."""
 
 
-class BoardStore(Protocol):
+class ResumableUpload(Upload, Protocol):
+    """A writer of an upload that outlives it: what was written stays when the context ends uncommitted.
+
+    Once another writer has resumed the upload, or it was discarded, every method raises `Fenced` and has no
+    effect: two writers never mix their bytes. `digest` is of the whole upload, what earlier writers wrote
+    included.
+    """
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the upload, what was given to `write` but is not stored yet included."""
+
+    async def sync(self) -> int:
+        """Make what has been written durable, and return how many bytes of the upload are.
+
+        A backend that stores in large pieces may return less than `offset`; the caller then has to send the
+        rest again, to the next writer.
+        """
+
+    async def rollback(self) -> None:
+        """Take back all that this writer has written."""
+
+
+@runtime_checkable
+class ResumableStore(ContentStore, Protocol):
+    """A content store whose uploads can go on after an interruption, in another process too.
+
+    An upload is named by the key under which it will be committed. `sweep_uncommitted` leaves these alone.
+    """
+
+    async def begin(self, key: str) -> None:
+        """Begin an upload, durably, with no bytes.
+
+        Raises:
+            AlreadyExists: there is one under that key, which is left as it is.
+
+        """
+
+    def resume(
+        self, key: str, epoch: int, offset: int | None = None
+    ) -> AbstractAsyncContextManager[ResumableUpload]:
+        """Become the writer of an upload and fence off the one before, without waiting for it.
+
+        Leaving the context without `commit` stores what was written and keeps the upload.
+
+        Args:
+            epoch: the fencing token, larger than that of every earlier writer (`UploadStore.claim`).
+            offset: where to go on; `None` is at the end, wherever that is.
+
+        Raises:
+            NotFound: there is no such upload, or it has been committed.
+            Fenced: a writer of this epoch or a later one was first.
+            WrongOffset: as many bytes are not stored; the writer before goes on.
+
+        """
+
+    async def discard(self, key: str) -> None:
+        """Remove an upload; does nothing when there is none. Committed content stays."""
+
+    def unfinished(self) -> AsyncIterator[str]:
+        """Iterate over the keys of uploads that are neither committed nor discarded, each once."""
+
+
+@attrs.frozen(kw_only=True)
+class UploadRecord:
+    """What is known of one upload that may be interrupted. Times are Unix seconds."""
+
+    #: Whoever knows it may write: unguessable, and never told to those who may only read.
+    id: str
+    #: Of the file that it becomes.
+    key: str
+    name: str
+    #: Bytes of the whole content, `None` while nobody has said.
+    size: int | None
+    content_type: str
+    created: float
+    expires: float
+    #: What the whole content must have, 32 bytes, if that was told.
+    sha256: bytes | None = None
+    #: What the client wants to hear again, as it said it (tus `Upload-Metadata`).
+    metadata: str = ""
+    #: Grows with each writer: the fencing token.
+    epoch: int = 0
+
+
+class UploadStore(Dependency, Protocol):
+    """Records of uploads by id. What a method changed is durable when it returns."""
+
+    async def add(self, record: UploadRecord) -> None:
+        """Store a new record.
+
+        Raises:
+            AlreadyExists: its id has one, which is left as it is.
+
+        """
+
+    async def get(self, upload_id: str) -> UploadRecord:
+        """Return the record, expired or not.
+
+        Raises:
+            NotFound: there is none.
+
+        """
+
+    async def claim(self, upload_id: str, now: float, expires: float) -> UploadRecord:
+        """Add one to the epoch and move the expiry, not to earlier, atomically; return the record after that.
+
+        Raises:
+            NotFound: there is none that expires after `now`.
+
+        """
+
+    async def extend(self, upload_id: str, expires: float) -> None:
+        """Move the expiry, not to earlier; does nothing when there is no such upload."""
+
+    async def set_size(self, upload_id: str, size: int) -> None:
+        """Note the size of an upload that had none; one that has keeps it.
+
+        Raises:
+            NotFound: there is no such upload.
+
+        """
+
+    async def delete(self, upload_id: str) -> None:
+        """Remove the record; does nothing when there is none."""
+
+    async def expired(self, now: float, limit: int) -> list[UploadRecord]:
+        """Return up to `limit` records that expire at or before `now`, the oldest first."""
+
+    async def has_key(self, key: str) -> bool:
+        """Tell whether there is an upload that becomes the file under `key`."""
+
+
+class BoardStore(Dependency, Protocol):
     """Copies of whiteboards by code, each until it expires. Times are Unix seconds.
 
     A copy outlives the process once `put` has returned, but a power cut may cost the newest ones: they are

@@ -181,6 +181,15 @@ class Database:
     async def _change(self, statement: str, *values: object) -> int:
         return await self._run(_change, self._connection, statement, values)
 
+    @property
+    def backend(self) -> str:
+        """The name of the file."""
+        return self._path.name
+
+    async def check(self) -> None:
+        """Read something."""
+        await self._query("SELECT count(*) FROM sqlite_schema")
+
     async def close(self) -> None:
         """Close the database; whatever is called after this raises `StorageError`."""
         await self._run(self._connection.close)

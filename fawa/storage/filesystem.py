@@ -1,6 +1,7 @@
 """Content in a folder: one file a key, published by hard link after fsync.
 
     <folder>/uploads/<key>.<random>.part    uploads under way, each locked by its writer
+    <folder>/resumable/<key>/<epoch>        uploads that outlive their writers; see `resumable`
     <folder>/content/<ab>/<key>             committed content, `ab` being the key's first two characters
 
 An upload is written and fsynced under its part name, then linked to its final name (which fails when that
@@ -18,10 +19,11 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar, TypeVarTuple
+from typing import BinaryIO, Final
 
 import attrs
 import trio
@@ -31,17 +33,13 @@ from fawa.storage.base import (
     AlreadyExists,
     Damaged,
     NotFound,
-    OutOfSpace,
     StorageError,
     check_key,
     is_key,
 )
-from fawa.storage.publishing import make_folders, publish_file, sync_folder
-
-#: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
-#: writev(2) takes at most 1,024 pieces.
-BATCH: Final = 2 * 1024 * 1024
-BATCH_PIECES: Final = 1024
+from fawa.storage.publishing import make_folder, make_folders, publish_file
+from fawa.storage.resumable import FilesystemResumableUpload, Hashed, ResumablePart, begin, discard
+from fawa.storage.threads import BATCH, BATCH_PIECES, Threads, write_pieces
 
 #: Pieces of content that a thread reads in one hop.
 READ_AHEAD: Final = 4
@@ -50,26 +48,21 @@ READ_AHEAD: Final = 4
 #: up the threads that other parts of the daemon need.
 THREADS: Final = 16
 
+#: Unfinished uploads whose running hash is kept in memory, under 1 KiB each; the oldest go first. Whoever
+#: resumes one without hashes again what is stored, at the speed of SHA-256 and the disk.
+HASHES: Final = 1024
+
 #: Seconds to wait for a thread in which to close and remove, when cancelled.
 CLEANUP_TIMEOUT: Final = 10.0
-
-_Args = TypeVarTuple("_Args")
-_Result = TypeVar("_Result")
 
 
 # What threads run. Every function here blocks and raises OSError.
 
 
-def _make_folder(path: Path) -> None:
-    """Make a folder, unless it is there, that survives a power cut."""
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_folder(path.parent)
-
-
 def _prepare(folder: Path) -> None:
     make_folders(folder)
-    for name in ("uploads", "content"):
-        _make_folder(folder / name)
+    for name in ("uploads", "resumable", "content"):
+        make_folder(folder / name)
         if not os.access(folder / name, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
 
@@ -135,21 +128,19 @@ class _Part:
             self.discard()
             raise
 
+    def digest(self) -> bytes:
+        return self.sha256.digest()
+
     def append(self, pieces: list[bytes | memoryview]) -> None:
         for piece in pieces:
             self.sha256.update(piece)
-        written = os.writev(self._fd, pieces)
-        if written < sum(map(len, pieces)):
-            # The disk is about to be full, or a limit is near: the rest tells by its error, or fits.
-            rest = memoryview(b"".join(pieces))[written:]
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+        write_pieces(self._fd, pieces)
 
     def commit(self, target: Path, known: set[Path]) -> None:
         """Publish the content; `known` are folders that need no more making."""
         os.fsync(self._fd)
         if target.parent not in known:
-            _make_folder(target.parent)
+            make_folder(target.parent)
             known.add(target.parent)
         publish_file(self.path, target)
 
@@ -165,40 +156,10 @@ class _Part:
 
 
 @attrs.define(eq=False)
-class _Threads:
-    """Runs blocking functions in the folder's threads and turns their errors into ours."""
-
-    folder: Path
-    limiter: trio.CapacityLimiter
-
-    async def run(self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
-        try:
-            return await trio.to_thread.run_sync(function, *args, limiter=self.limiter)
-        except OSError as error:
-            raise self.explain(doing, error) from error
-
-    def explain(self, doing: str, error: OSError) -> StorageError:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return OutOfSpace(f"cannot {doing} in {self.folder}: {reason}. Free space there.")
-        if error.errno == errno.EFBIG:
-            return OutOfSpace(
-                f"cannot {doing} in {self.folder}: {reason}. "
-                "The file system or the process's file size limit (ulimit -f) allows no larger file."
-            )
-        if isinstance(error, PermissionError):
-            return StorageError(
-                f"cannot {doing} in {self.folder}: {reason}. "
-                "Give the user that runs fawad the right to read and write there, or set another folder."
-            )
-        return StorageError(f"cannot {doing} in {self.folder}: {reason}. Check the disk and the mount.")
-
-
-@attrs.define(eq=False)
 class FilesystemUpload:
     """An upload into a part file; see `base.Upload`."""
 
-    _threads: _Threads
+    _threads: Threads
     _part: _Part
     _target: Path
     _known: set[Path]
@@ -250,7 +211,7 @@ class FilesystemUpload:
 class FilesystemContent:
     """An open file; see `base.Content`."""
 
-    _threads: _Threads
+    _threads: Threads
     _key: str
     _fd: int
     file: BinaryIO | None
@@ -274,10 +235,12 @@ class FilesystemStore:
 
     def __init__(self, folder: Path) -> None:
         self._uploads = folder / "uploads"
+        self._resumable = folder / "resumable"
         self._content = folder / "content"
-        self._threads = _Threads(folder, trio.CapacityLimiter(THREADS))
+        self._threads = Threads(folder, trio.CapacityLimiter(THREADS))
         #: Folders that this process has made durable; at most 4,096, one for each two characters.
         self._known: set[Path] = set()
+        self._hashes: OrderedDict[str, Hashed] = OrderedDict()
 
     async def prepare(self) -> None:
         """Make the folders where they are missing, and see that they can be used."""
@@ -339,6 +302,52 @@ class FilesystemStore:
                     "remove an upload", _remove_abandoned, self._uploads / name
                 )
         return removed
+
+    async def begin(self, key: str) -> None:
+        """Begin an upload that may be resumed; see `base.ResumableStore.begin`."""
+        await self._threads.run("begin an upload", begin, self._resumable / check_key(key))
+
+    @asynccontextmanager
+    async def resume(
+        self, key: str, epoch: int, offset: int | None = None
+    ) -> AsyncIterator[FilesystemResumableUpload]:
+        """Become the writer of an upload; see `base.ResumableStore.resume`."""
+        folder = self._resumable / check_key(key)
+        try:
+            part = await self._threads.run("resume an upload", ResumablePart, folder, epoch, offset)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound(f"there is no unfinished upload under the key {key}") from error
+            raise
+        hashed = self._hashes.pop(key, None)
+        if hashed is not None and hashed.size <= part.size:
+            part.hashed = hashed
+        upload = FilesystemResumableUpload(self._threads, part, self._path(key), self._known)
+        try:
+            yield upload
+        finally:
+            with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope:
+                self._keep_hash(key, await upload.close())
+            if scope.cancelled_caught:
+                part.close()
+
+    def _keep_hash(self, key: str, hashed: Hashed) -> None:
+        before = self._hashes.get(key)
+        if before is None or before.size < hashed.size:
+            self._hashes[key] = hashed
+        if len(self._hashes) > HASHES:
+            self._hashes.popitem(last=False)
+
+    async def discard(self, key: str) -> None:
+        """Remove an unfinished upload; see `base.ResumableStore.discard`."""
+        await self._threads.run("remove an upload", discard, self._resumable / check_key(key))
+        self._hashes.pop(key, None)
+
+    async def unfinished(self) -> AsyncIterator[str]:
+        """Iterate over the keys of unfinished uploads."""
+        for name in await self._threads.run("list uploads", _list_folder, self._resumable):
+            if is_key(name):
+                yield name
 
 
 @asynccontextmanager

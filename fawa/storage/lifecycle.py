@@ -7,6 +7,9 @@ One rule keeps them in step: **a record is there before its content and stays un
 - Expired: content deleted → record deleted. A crash between leaves a record that is expired, so not
   served, and next in line at the next expiry.
 
+An upload that may be interrupted is published in the same order, only that a failure takes nothing back that
+the next attempt can use: `publish_kept`, `settle`.
+
 So whatever is stored is recorded, every file is listed for its expiry from before it exists, and only whole
 files are served. `repair` finishes at start what a crash left half done; it may run while other processes
 use the same stores.
@@ -22,12 +25,14 @@ import attrs
 import trio
 
 from fawa.storage.base import (
+    AlreadyExists,
     Content,
     ContentStore,
     Damaged,
     FileRecord,
     MetadataStore,
     NotFound,
+    ResumableUpload,
     State,
     StorageError,
     Upload,
@@ -84,6 +89,49 @@ async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload
         with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
             await _remove(content, metadata, record.key)
         raise
+
+
+async def publish_kept(
+    content: ContentStore, metadata: MetadataStore, upload: ResumableUpload, record: FileRecord
+) -> None:
+    """Make an upload that outlives its writer a file: when this returns, both are durable and served.
+
+    When it raises or is cancelled, nothing is taken back: the upload is as it was, or it is whole and
+    `settle` makes it a file. So a line that breaks while a long file reaches the disk costs nobody the file.
+
+    Raises:
+        Fenced: another writer has taken over.
+        StorageError: a store failed.
+
+    """
+    waiting = attrs.evolve(record, state=State.UPLOADING)
+    try:
+        await metadata.add(waiting)
+    except AlreadyExists:
+        # An earlier attempt left it, and cannot commit any more if this is still the writer.
+        await upload.sync()
+        await metadata.delete(record.key)
+        with suppress(AlreadyExists):
+            await metadata.add(waiting)
+    await upload.commit()
+    try:
+        await metadata.publish(record.key)
+    except NotFound:
+        # Another process started meanwhile, and its `repair` took the record for one without content.
+        await metadata.add(record)
+
+
+async def settle(content: ContentStore, metadata: MetadataStore, key: str, now: float) -> FileRecord:
+    """Return the record of a file whose upload is committed, made ready if its writer did not come to that.
+
+    Raises:
+        NotFound: there is no such file, or it has expired.
+
+    """
+    record = await metadata.get(key)
+    if record.state is State.UPLOADING and await _is_stored(content, key):
+        await metadata.publish(key)
+    return await find(metadata, key, now)
 
 
 async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:

@@ -22,6 +22,12 @@ def make_folders(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there, that survives a power cut."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(path.parent)
+
+
 def publish_file(draft: Path, target: Path) -> None:
     """Name the fsynced file `draft` also `target`; the caller removes the name `draft`, if it still is there.
 

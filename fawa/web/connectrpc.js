@@ -5,6 +5,8 @@
 export const END_OF_STREAM = 2;
 
 const COMPRESSED = 1;
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 const MOST = 16 * 1024 * 1024; // bytes of one message that are believed
 
 /** A call that failed, with Connect's code and the server's words. */
@@ -79,23 +81,28 @@ export async function unary(method, message, { signal } = {}) {
 }
 
 /**
- * Send messages, then read the answers as they come.
+ * Send messages, then read the answers as they come, in JSON.
  * @returns {AsyncGenerator<object>}
  */
-export async function* stream(method, messages, { signal } = {}) {
-  const encoder = new TextEncoder();
-  const body = messages.flatMap((message) => {
-    const data = encoder.encode(JSON.stringify(message));
-    return [envelopeHeader(data.length), data];
-  });
+export async function* stream(method, messages, options) {
+  const encoded = messages.map((message) => encoder.encode(JSON.stringify(message)));
+  for await (const data of exchange(method, "application/connect+json", encoded, options)) {
+    yield JSON.parse(decoder.decode(data));
+  }
+}
+
+/**
+ * The same with messages that are encoded already, and answers as they are.
+ * @returns {AsyncGenerator<Uint8Array>}
+ */
+export async function* exchange(method, contentType, messages, { signal } = {}) {
   const response = await reach(method, {
     method: "POST",
-    headers: { "content-type": "application/connect+json", "connect-protocol-version": "1" },
-    body: new Blob(body),
+    headers: { "content-type": contentType, "connect-protocol-version": "1" },
+    body: new Blob(messages.flatMap((data) => [envelopeHeader(data.length), data])),
     signal,
   });
   if (!response.ok) throw new RpcError("unknown", `the server answered HTTP ${response.status}`);
-  const decoder = new TextDecoder();
   const reader = new EnvelopeReader();
   const pieces = response.body.getReader();
   try {
@@ -104,13 +111,12 @@ export async function* stream(method, messages, { signal } = {}) {
       if (done) throw new RpcError("unavailable", "the answer broke off before its end");
       for (const { flags, data } of reader.feed(value)) {
         if (flags & COMPRESSED) throw new RpcError("internal", "the server compressed without being asked");
-        const message = JSON.parse(decoder.decode(data));
         if (flags & END_OF_STREAM) {
-          const error = errorOf(message.error);
+          const error = errorOf(JSON.parse(decoder.decode(data)).error);
           if (error) throw error;
           return;
         }
-        yield message;
+        yield data;
       }
     }
   } finally {

@@ -22,7 +22,7 @@ let shown = "";
 function route() {
   const path = decodeURI(location.hash.replace(/^#\/?/, ""));
   const code = path.startsWith("board/") ? codeIn(path) : null;
-  const [first, rest = ""] = path.split("/", 2);
+  const [first, rest = "", secret = ""] = path.split("/", 3);
   const section = code ? "board" : first === "files" || first === "greet" ? first : "home";
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("closed");
   for (const name of Object.keys(TITLES)) $(name).hidden = name !== section;
@@ -38,7 +38,7 @@ function route() {
   if (code) board.enter(code);
   else board.leave();
   if (section === "home") home.show(path.startsWith("board/") ? path : "");
-  if (section === "files") files.show(rest);
+  if (section === "files") files.show(rest, secret);
   if (shown && shown !== section) $("main").focus({ preventScroll: true });
   shown = section;
 }

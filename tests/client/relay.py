@@ -22,39 +22,57 @@ class Relay:
     #: For each connection that is to break, after how many bytes from the server. Others are left alone: a
     #: connection that carries less does not use a cut up.
     cuts: list[int] = attrs.field(factory=list)
+    #: The same for bytes from the client. What was passed on before is dealt with by the server before the
+    #: client notices that its connection is broken, so both know what has arrived.
+    cuts_up: list[int] = attrs.field(factory=list)
+    #: Connections, after which later ones wait for `go_on` before they get to the server.
+    hold_after: float = math.inf
     #: Bytes from the server in all, after which no more is passed until `go_on`.
     hold_at: float = math.inf
     #: Bytes from the server in all.
     passed: int = 0
+    #: Bytes from the client in all.
+    passed_up: int = 0
+    accepted: int = 0
     broken: int = 0
     _released: trio.Event = attrs.field(factory=trio.Event)
 
     def go_on(self) -> None:
-        """Pass on what was held."""
-        self.hold_at = math.inf
+        """Pass on what was held, and all that comes."""
+        self.hold_at = self.hold_after = math.inf
         self._released.set()
 
     async def serve(self, client: trio.SocketStream) -> None:
-        host, _, port = self.target.rpartition(":")
-        async with (
-            client,
-            await trio.open_tcp_stream(host, int(port)) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(self._pass_up, client, server)
-            await self._pass_down(server, client)
-            nursery.cancel_scope.cancel()
+        async with client:
+            self.accepted += 1
+            if self.accepted > self.hold_after:
+                await self._released.wait()
+            host, _, port = self.target.rpartition(":")
+            async with await trio.open_tcp_stream(host, int(port)) as server, trio.open_nursery() as nursery:
+                cut = trio.Event()
+                nursery.start_soon(self._pass_up, client, server, cut)
+                await self._pass_down(server, client, cut)
+                nursery.cancel_scope.cancel()
 
-    async def _pass_up(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+    async def _pass_up(self, client: trio.SocketStream, server: trio.SocketStream, cut: trio.Event) -> None:
+        passed = 0
         with contextlib.suppress(trio.BrokenResourceError):
             while data := await client.receive_some(_PIECE):
+                if self.cuts_up and passed + len(data) > self.cuts_up[0]:
+                    del self.cuts_up[0]
+                    cut.set()
+                    break
                 await server.send_all(data)
+                passed += len(data)
+                self.passed_up += len(data)
             await server.send_eof()
 
-    async def _pass_down(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
+    async def _pass_down(self, server: trio.SocketStream, client: trio.SocketStream, cut: trio.Event) -> None:
         passed = 0
         with contextlib.suppress(trio.BrokenResourceError):
             while data := await server.receive_some(_PIECE):
+                if cut.is_set():
+                    continue
                 if self.cuts and passed + len(data) > self.cuts[0]:
                     del self.cuts[0]
                     self.broken += 1
@@ -64,6 +82,8 @@ class Relay:
                 await client.send_all(data)
                 passed += len(data)
                 self.passed += len(data)
+        if cut.is_set():
+            self.broken += 1
 
 
 @asynccontextmanager

@@ -155,7 +155,7 @@ async def test_what_send_prints(server: str, tmp_path: Path) -> None:
         ("a", "a", 3),
         ("b", "b", 0),
     ]
-    assert set(done.results[0]) == {"file", "name", "size", "key", "link", "message"}
+    assert set(done.results[0]) == {"file", "name", "size", "encrypted", "key", "link", "message"}
 
 
 async def test_what_receive_and_link_print(server: str, tmp_path: Path) -> None:
@@ -234,7 +234,6 @@ async def test_unknown_keys(server: str, tmp_path: Path) -> None:
 async def test_files_that_cannot_be_sent(server: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"aaa")
     failed(1, "No such file", "", await fawa("send", tmp_path / "no", server, "--json"))
-    failed(1, "is a folder: pack it", "", await fawa("send", tmp_path, server, "--json"))
     # Nothing is sent unless all can be.
     done = await fawa("send", tmp_path / "a", tmp_path / "no", server, "--json")
     failed(1, "No such file", "", done)

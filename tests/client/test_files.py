@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import math
@@ -21,9 +22,10 @@ from grpclib.exceptions import GRPCError
 
 from fawa.client import CallFailed, CannotReach, ConnectionLost, connect
 from fawa.client.dial import Trust
-from fawa.client.files import CHUNK, Download, get_link, send_file
+from fawa.client.files import Download, get_link
 from fawa.client.link import fetch
 from fawa.client.part import TransferError
+from fawa.client.upload import CHUNK, send_file
 from fawa.net.engine import Request
 from fawa.net.exchange import Exchange
 from fawa.net.router import Route
@@ -36,6 +38,7 @@ from fawa.proto.file.v1.file_pb2 import (
 from fawa.services.base import Offer
 from fawa.services.file import FileService
 from fawa.storage import filesystem, sqlite
+from fawa.storage.uploads import upload_store
 from tests.client.relay import relaying
 from tests.client.server import AUTHORITY, ScriptedServer, Server, serving
 
@@ -61,17 +64,18 @@ class Told:
 
 
 @asynccontextmanager
-async def file_server(folder: Path) -> AsyncIterator[Server]:
-    """The file service on the embedded stores."""
+async def file_server(folder: Path, *, resumable: bool = True, links: bool = True) -> AsyncIterator[Server]:
+    """The file service on the embedded stores; without `links` theirs lead nowhere."""
     folder.mkdir(exist_ok=True)
     service = FileService(
         open_content=functools.partial(filesystem.content_store, folder / "files"),
         open_metadata=functools.partial(sqlite.metadata_store, folder / "files.sqlite3"),
+        open_uploads=functools.partial(upload_store, folder / "uploads.sqlite3") if resumable else None,
         secret=b"s" * 32,
     )
     async with trio.open_nursery() as nursery:
         offer: Offer = await nursery.start(service.run)
-        async with serving(*offer.rpc, routes=offer.http) as server:
+        async with serving(*offer.rpc, routes=offer.http if links else {}) as server:
             yield server
         nursery.cancel_scope.cancel()
 
@@ -213,6 +217,11 @@ class Liar(FileServiceBase):
             pass
         await stream.send_message(self.taken)
 
+    async def StartUpload(self, stream: Any) -> None:
+        raise GRPCError(Status.UNIMPLEMENTED)
+
+    GetUpload = CancelUpload = StartUpload
+
     async def ReceiveFile(self, stream: Any) -> None:
         await stream.recv_message()
         for message in self.messages:
@@ -305,6 +314,50 @@ async def test_a_download_goes_on_where_it_was(tmp_path: Path, here: Path) -> No
         assert names_in(here) == ["a file.bin"]
         # Nothing but what was in flight when a connection broke came twice.
         assert relay.passed < len(CONTENT) + 3 * 300_000
+
+
+async def test_no_link_is_needed_to_go_on(tmp_path: Path, here: Path) -> None:
+    async with (
+        file_server(tmp_path / "data", links=False) as server,
+        relaying(server.endpoint.address, 1_000_000, 600_000) as relay,
+    ):
+        key = await send(server.url, CONTENT)
+        path, _ = await receive(relay.url, key, here)
+        assert path.read_bytes() == CONTENT
+        assert relay.broken == 2
+        assert relay.passed < len(CONTENT) + 2 * 300_000
+
+
+async def test_a_server_whose_content_is_not_what_it_says(here: Path) -> None:
+    first, *rest = whole(CONTENT)
+    first.sha256 = bytes(32)
+    async with serving(Liar(messages=[first, *rest], link=GRPCError(Status.UNIMPLEMENTED))) as server:
+        with pytest.raises(TransferError, match="SHA-256 differs"):
+            await receive(server.url, "key", here)
+    assert names_in(here) == []
+
+
+@pytest.mark.parametrize("has_link", [True, False])
+async def test_a_later_process_goes_on_whether_or_not_it_knows_the_name(here: Path, has_link: bool) -> None:
+    tag = hashlib.sha256(CONTENT).digest()
+    asked: list[int] = []
+
+    class Honest(Liar):
+        async def ReceiveFile(self, stream: Any) -> None:
+            request = await stream.recv_message()
+            asked.append(request.offset)
+            first = ReceiveFileResponse(filename="a file.bin", file_size=len(CONTENT), sha256=tag)
+            await stream.send_message(first)
+            rest = CONTENT[request.offset :]
+            await stream.send_message(ReceiveFileResponse(filename="a file.bin", chunk_data=rest))
+
+    link = "http://127.0.0.1:1/x" if has_link else GRPCError(Status.FAILED_PRECONDITION, "no public_url")
+    async with serving(Honest(name="a file.bin", link=link)) as server:
+        await keep_part(here, "key", f'"{tag.hex()}"', CONTENT[:1_000_000])
+        path, resumed_from = await receive(server.url, "key", here)
+    assert path.read_bytes() == CONTENT
+    assert resumed_from == 1_000_000
+    assert asked == ([1_000_000] if has_link else [0, 1_000_000])
 
 
 async def test_a_later_process_goes_on(tmp_path: Path, here: Path) -> None:
@@ -536,10 +589,10 @@ async def test_a_connection_that_keeps_breaking_is_given_up(
         with pytest.raises(ConnectionLost, match=AUTHORITY):
             await Download(channel, "key", here, False, Trust(), told).run()
         nursery.cancel_scope.cancel()
-    assert attempts == 6
-    assert len(told.notes) == 5
-    # Pauses of 0.1, 0.2, 0.4, 0.8 and 1.6 s, of which chance takes up to half.
-    assert 1.55 <= trio.current_time() <= 3.1
+    assert attempts == 9
+    assert len(told.notes) == 8
+    # Pauses of 0.1, 0.2, 0.4 and so on to 12.8 s, of which chance takes up to half.
+    assert 12.7 <= trio.current_time() <= 25.6
     assert names_in(here) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import trio
 from tests.client.relay import relaying
 from tests.client.running import PATIENCE, begin, command, end, environment, fawa, until
 from tests.client.test_files import CONTENT
-from tests.daemon import Daemon
+from tests.daemon import Daemon, running
 
 
 @pytest.fixture
@@ -92,13 +93,45 @@ async def test_a_broken_connection_is_mended_by_itself(daemon: Daemon, key: str,
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
-async def test_a_broken_upload_fails_in_one_line(daemon: Daemon, tmp_path: Path) -> None:
+async def test_a_broken_upload_is_mended_by_itself(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(CONTENT)
-    async with relaying(daemon.plain, 50) as relay:
+    async with relaying(daemon.plain) as relay:
+        relay.cuts_up = [1_500_000, 500_000]
         done = await fawa("send", tmp_path / "x", f"--server={relay.url}", "--json")
-    assert done.code == 1
-    assert done.err.count("\n") == 1
-    assert done.results[0]["error"]["status"] == "UNAVAILABLE"
+        assert relay.broken == 2
+    assert done.code == 0, done
+    assert done.err.count("; going on in 0.") == done.err.count("\n") == 2
+    key = str(done.results[0]["key"])
+    done = await fawa("receive", key, f"--server=http://{daemon.plain}", "-o", tmp_path / "y")
+    done.succeeded()
+    assert (tmp_path / "y").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_an_upload_outlives_the_daemon(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "x").write_bytes(CONTENT)
+    data = tmp_path / "data"
+    with ExitStack() as daemons:
+        first = daemons.enter_context(running(data))
+        async with relaying(first.plain) as relay, trio.open_nursery() as nursery:
+            relay.cuts_up = [1_500_000]
+            relay.hold_after = 1
+            process = await begin(nursery, "send", tmp_path / "x", f"--server={relay.url}", "--json")
+            await until(lambda: relay.broken == 1)
+            first.signal(how)
+            await trio.to_thread.run_sync(first.wait)
+            second = await trio.to_thread.run_sync(daemons.enter_context, running(data))
+            relay.target = second.plain
+            relay.go_on()
+            done = await end(process)
+        assert done.code == 0, done
+        # The first daemon had stored a message of 1 MiB.
+        assert relay.passed_up < len(CONTENT) + 600_000
+        key = str(done.results[0]["key"])
+        server = f"--server=http://{second.plain}"
+        (await fawa("receive", key, server, "-o", tmp_path / "y")).succeeded()
+    assert (tmp_path / "y").read_bytes() == CONTENT
+    assert list((data / "files" / "resumable").iterdir()) == []
 
 
 async def test_ctrl_c_while_nothing_is_kept(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ def test_all_methods_of_a_service() -> None:
         "SendFile": ("/file.v1.FileService/SendFile", Kind.CLIENT_STREAM),
         "ReceiveFile": ("/file.v1.FileService/ReceiveFile", Kind.SERVER_STREAM),
         "GetDownloadURL": ("/file.v1.FileService/GetDownloadURL", Kind.UNARY),
+        "StartUpload": ("/file.v1.FileService/StartUpload", Kind.UNARY),
+        "GetUpload": ("/file.v1.FileService/GetUpload", Kind.UNARY),
+        "CancelUpload": ("/file.v1.FileService/CancelUpload", Kind.UNARY),
     }
 
 

@@ -132,6 +132,8 @@ class Answer:
     """What has come of one response."""
 
     head: dict[bytes, bytes] = attrs.field(factory=dict)
+    #: Heads of interim responses that came before.
+    interim: list[dict[bytes, bytes]] = attrs.field(factory=list)
     body: bytearray = attrs.field(factory=bytearray)
     trailers: dict[bytes, bytes] = attrs.field(factory=dict)
     ended: bool = False
@@ -214,6 +216,9 @@ class Client:
         match event:
             case HeadersReceived(stream_id=number):
                 answer = self[number]
+                if answer.head.get(b":status", b"")[:1] == b"1":
+                    answer.interim.append(answer.head)
+                    answer.head = {}
                 if answer.head:
                     answer.trailers = dict(event.headers)
                 else:

@@ -77,7 +77,7 @@ async def ask(
             False,
             {
                 "access-control-allow-origin": GOOD,
-                "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
+                "access-control-allow-methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
                 "access-control-max-age": "7200",
                 "vary": "origin",
             },
@@ -150,6 +150,7 @@ async def test_pages_see_the_fields_that_rpc_clients_need(version: type[H1Connec
     _, headers, _ = await ask(version, "POST", {"origin": GOOD})
     exposed = headers[b"access-control-expose-headers"].decode().split(", ")
     assert {"grpc-status", "grpc-message", "grpc-status-details-bin", "greet-version", "etag"} <= set(exposed)
+    assert {"location", "upload-offset", "tus-resumable", "upload-complete", "fawa-link"} <= set(exposed)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -225,6 +225,22 @@ async def test_no_100_continue_after_the_response_has_begun() -> None:
         assert (answer.body, answer.interim) == (b"got 100", ())
 
 
+async def test_interim_responses_beside_100_continue() -> None:
+    async def tell_before(exchange: Exchange) -> None:
+        exchange.inform(104, [(b"location", b"/uploads/1")])
+        await tell(exchange)
+
+    async with line(H1Connection, tell_before) as talk:
+        interim = b"HTTP/1.1 104 Informational\r\nlocation: /uploads/1\r\n\r\n"
+        assert await talk.say(EXPECTING) == interim + b"HTTP/1.1 100 Continue\r\n\r\n"
+        await talk.send(BODY)
+        assert heard(talk, "POST")[0].header(b"length") == b"100"
+        # HTTP/1.0 knows none.
+        assert await talk.say(EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0")) == b""
+        await talk.send(BODY)
+        assert heard(talk, "POST")[0].header(b"length") == b"100"
+
+
 # Bodies that nobody reads
 
 

@@ -56,6 +56,22 @@ async def test_one_call() -> None:
         assert answer.reset is None
 
 
+async def test_interim_responses() -> None:
+    async def tell_before(exchange: Exchange) -> None:
+        exchange.inform(104, [(b"location", b"/uploads/1")])
+        await tell(exchange)
+
+    async with line(H2Connection, tell_before) as talk:
+        client = H2Client()
+        stream = client.open(head("/a"))
+        await client.turn(talk)
+        [interim] = [e for e in client.events if isinstance(e, h2.events.InformationalResponseReceived)]
+        assert interim.headers == [(b":status", b"104"), (b"location", b"/uploads/1")]
+        client.h2.send_data(stream, b"12345", end_stream=True)
+        await client.turn(talk)
+        assert (client[stream].status, bytes(client[stream].body)) == (200, b"5")
+
+
 @pytest.mark.parametrize("sizes", [[], [1], [13, 40]])
 async def test_many_streams_whose_bodies_arrive_interleaved(sizes: list[int]) -> None:
     async with line(H2Connection, echo) as talk:

@@ -46,6 +46,25 @@ async def test_a_request_and_its_answer(cert: tls.Certificate, autojump_clock: t
         assert (exchange.bytes_in, exchange.bytes_out, exchange.status) == (5, 5, 200)
 
 
+async def test_interim_responses(cert: tls.Certificate, autojump_clock: trio.abc.Clock) -> None:
+    async def tell_before(exchange: Exchange) -> None:
+        exchange.inform(104, [(b"location", b"/uploads/1")])
+        body = await exchange.receive()
+        exchange.inform(103, [])
+        exchange.respond(200, [], body)
+
+    async with listening(cert, tell_before) as there:
+        client = await there.connect()
+        number = client.open()
+        await client.until(lambda: client[number].head)
+        assert client[number].head == {b":status": b"104", b"location": b"/uploads/1"}
+        client.send(number, b"hello", end=True)
+        await client.until(lambda: client[number].ended)
+        answer = client[number]
+        assert [head[b":status"] for head in answer.interim] == [b"104", b"103"]
+        assert (answer.status, bytes(answer.body)) == (200, b"hello")
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_bodies_are_whole_and_ordered_where_the_network_is_bad(
     cert: tls.Certificate, seed: int, autojump_clock: trio.abc.Clock

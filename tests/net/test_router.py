@@ -6,7 +6,7 @@ import pytest
 
 from fawa.net.exchange import Exchange
 from fawa.net.http1 import H1Connection
-from fawa.net.router import Handle, Route, Router
+from fawa.net.router import TOP_LEVEL, Handle, Route, Router
 from tests.net.talk import h11_answers, line, request
 
 
@@ -95,6 +95,26 @@ async def test_methods_that_a_route_does_not_take(
 async def test_what_logs_show_of_a_path_below_a_prefix(router: Router) -> None:
     assert (await ask(router, "GET", "/d/secret"))[2][b"shown"] == "/d/…".encode()
     assert (await ask(router, "GET", "/d/info"))[2][b"shown"] == b"/d/info"
+
+
+async def test_the_top_level(router: Router) -> None:
+    assert not router.serves("/…")
+    router.add({TOP_LEVEL: Route(("PUT",), named("put"))})
+    assert router.serves("/…")
+    status, text, headers = await ask(router, "PUT", "/report.pdf")
+    assert (status, text, headers[b"shown"]) == (200, "put", "/…".encode())
+    # Only what nothing else is served at, and only one segment.
+    assert (await ask(router, "PUT", "/health"))[0] == 405
+    assert (await ask(router, "PUT", "/d/report.pdf"))[0] == 405
+    for method, path in [
+        ("PUT", "/x/y"),
+        ("PUT", "/x/"),
+        ("PUT", "//x"),
+        ("PUT", "*"),
+        ("GET", "/report.pdf"),
+    ]:
+        assert (await ask(router, method, path))[0] == 404, path
+    assert (await ask(router, "GET", "/health"))[1] == "health"
 
 
 async def test_routes_are_replaced(router: Router) -> None:

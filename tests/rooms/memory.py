@@ -105,6 +105,10 @@ class MemoryBoards:
     gate: trio.Event | None = None
     puts: int = 0
     sweeps: list[tuple[float, int]] = attrs.field(factory=list)
+    backend: str = "memory"
+
+    async def check(self) -> None:
+        await self._reach()
 
     async def _reach(self) -> None:
         await trio.lowlevel.checkpoint()

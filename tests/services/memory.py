@@ -53,6 +53,8 @@ class MemoryExchange(Exchange):
             Peer("192.0.2.1:40000", scheme),
         )
         self.response: Headers = []
+        #: Interim responses.
+        self.informed: list[tuple[int, Headers]] = []
         self.body = b""
         self.ended = False
         self.aborted = False
@@ -76,6 +78,10 @@ class MemoryExchange(Exchange):
     @property
     def body_over(self) -> bool:
         return True
+
+    def inform(self, status: int, headers: Headers) -> None:
+        assert self.status == 0, "the response has been started"
+        self.informed.append((status, headers))
 
     def start(self, status: int, headers: Headers, *, end: bool = False) -> None:
         assert self.status == 0, "a response was started twice"

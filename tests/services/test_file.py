@@ -254,7 +254,12 @@ class TestReceiveFile:
     async def test_name_and_size_and_then_the_content(self, files: Files) -> None:
         await files.store(DATA, "report.pdf")
         first, *rest = await receive(files)
-        assert first == ReceiveFileResponse(filename="report.pdf", file_size=len(DATA))
+        assert first == ReceiveFileResponse(
+            filename="report.pdf",
+            file_size=len(DATA),
+            sha256=hashlib.sha256(DATA).digest(),
+            expires_at=1763901500_250,
+        )
         assert [message.WhichOneof("payload") for message in rest] == ["chunk_data"] * 4
         assert {message.filename for message in rest} == {"report.pdf"}
         assert b"".join(message.chunk_data for message in rest) == DATA

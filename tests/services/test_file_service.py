@@ -54,15 +54,20 @@ class TestService:
         assert service.name == "file"
         assert [sorted(rpc.__mapping__()) for rpc in offer.rpc] == [
             [
+                "/file.v1.FileService/CancelUpload",
                 "/file.v1.FileService/GetDownloadURL",
+                "/file.v1.FileService/GetUpload",
                 "/file.v1.FileService/ReceiveFile",
                 "/file.v1.FileService/SendFile",
+                "/file.v1.FileService/StartUpload",
             ]
         ]
-        ((path, route),) = offer.http.items()
-        assert (path, route.methods) == ("/files/", ("GET", "HEAD"))
+        assert {path: route.methods for path, route in offer.http.items()} == {
+            "/files/": ("GET", "HEAD"),
+            "/*": ("PUT",),
+        }
         exchange = MemoryExchange("/files/unknown")
-        await route.handle(exchange)
+        await offer.http["/files/"].handle(exchange)
         assert exchange.status == 403
 
     async def test_expired_files_go_by_themselves(

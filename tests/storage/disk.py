@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import threading
@@ -40,7 +41,10 @@ class Disk:
     @contextmanager
     def installed(self) -> Iterator[Disk]:
         loop = threading.get_ident()
-        names = ("open", "close", "write", "writev", "fsync", "link", "unlink", "mkdir", "rename")
+        names = (
+            *("open", "close", "write", "writev", "fsync", "ftruncate"),
+            *("link", "unlink", "mkdir", "rmdir", "rename"),
+        )
 
         def watch(name: str) -> Callable[..., Any]:
             real = getattr(os, name)
@@ -59,7 +63,16 @@ class Disk:
 
             return call
 
+        lock = fcntl.flock
+
+        def flock(fd: int, operation: int) -> None:
+            # Files of the dead stay open until the end of the block, and would keep their locks.
+            if self.dead:
+                raise PowerCutError
+            lock(fd, operation)
+
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fcntl, "flock", flock)
             for name in names:
                 patch.setattr(os, name, watch(name))
             try:

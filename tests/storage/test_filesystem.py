@@ -14,7 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError
-from fawa.storage.filesystem import BATCH, THREADS, FilesystemStore, content_store
+from fawa.storage.filesystem import THREADS, FilesystemStore, content_store
+from fawa.storage.threads import BATCH
 from tests.storage.contract import (
     KEY,
     LONG,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -64,12 +63,15 @@ class StoresMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self.uploads = 0
         self.files: dict[str, Expected] = {}
-        self.database = self.open_database()
+        self.boot()
 
-    def open_database(self) -> sqlite3.Connection:
-        return open_connection(
+    def boot(self) -> None:
+        self.database = open_connection(
             self.folder / "files.sqlite3", Schema(sqlite.APPLICATION_ID, sqlite.MIGRATIONS)
         )
+
+    def shut(self) -> None:
+        self.database.close()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[ContentStore, MetadataStore]]:
@@ -140,8 +142,8 @@ class StoresMachine(RuleBasedStateMachine):
 
     @rule(dies_at=st.none() | st.integers(0, 3))
     def restart(self, dies_at: int | None) -> None:
-        self.database.close()
-        self.database = self.open_database()
+        self.shut()
+        self.boot()
         if not self.perform(repair_at(self.now), dies_at):
             reached["repair dies"] += 1
             return
@@ -214,7 +216,7 @@ class StoresMachine(RuleBasedStateMachine):
         self.now += 1000
         self.restart(None)
         assert self.files == {}
-        self.database.close()
+        self.shut()
         shutil.rmtree(self.folder)
 
 
@@ -223,18 +225,22 @@ def repair_at(now: float) -> Operation:
 
 
 def test_the_stores_against_a_dict() -> None:
+    run_machine(StoresMachine, 40)
+
+
+def run_machine(machine_class: type[StoresMachine], examples: int) -> None:
     reached.clear()
     # A death between commit and answer, which chance does not find in every version of the house.
-    machine = StoresMachine()
+    machine = machine_class()
     machine.start()
     machine.upload(key="aa1", size=1, ttl=50, dies_at=11)
     machine.restart(None)
     machine.teardown()
     # The same runs each time: what they reach is asserted below. Not shrunk, as that takes minutes here.
     run_state_machine_as_test(
-        StoresMachine,
+        machine_class,
         settings=settings(
-            max_examples=40,
+            max_examples=examples,
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

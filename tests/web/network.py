@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -20,6 +21,8 @@ class Network:
     target: str
     listener: socket.socket
     _is_up: bool = True
+    #: Bytes from browsers after which it goes down.
+    _left: float = math.inf
     _open: set[socket.socket] = attrs.field(factory=set, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _threads: list[threading.Thread] = attrs.field(factory=list, init=False)
@@ -36,6 +39,20 @@ class Network:
             self._is_up = False
             for one in self._open:
                 _shut(one)
+
+    def break_after(self, count: int) -> None:
+        """Go down once browsers have sent `count` bytes more."""
+        with self._lock:
+            self._left = count
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._left -= size
+            is_over = self._left < 0
+            if is_over:
+                self._left = math.inf
+        if is_over:
+            self.go_down()
 
     def come_up(self) -> None:
         with self._lock:
@@ -69,7 +86,7 @@ class Network:
                     if not self._is_up:
                         return
                     self._open |= {client, server}
-                up = threading.Thread(target=_pump, args=(client, server))
+                up = threading.Thread(target=_pump, args=(client, server, self._count))
                 up.start()
                 _pump(server, client)
                 up.join()
@@ -77,11 +94,14 @@ class Network:
                     self._open -= {client, server}
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(
+    source: socket.socket, sink: socket.socket, count: Callable[[int], None] = lambda size: None
+) -> None:
     """Pass bytes on until one end is gone; then both are."""
     with contextlib.suppress(OSError):
         while data := source.recv(_PIECE):
             sink.sendall(data)
+            count(len(data))
     _shut(source)
     _shut(sink)
 

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import Browser
-from tests.daemon import Daemon
+from tests.daemon import Daemon, running
+from tests.web.network import network
 
 SIZE = 20_000_000
 
@@ -90,6 +91,57 @@ def test_cancelled_on_its_way(page: Page, browser: Browser, tmp_path: Path) -> N
     expect(page.locator(".card.cancelled .card-state")).to_have_text("cancelled")
 
 
+def test_a_file_goes_on_where_the_line_broke(browser: Browser, daemon: Daemon, tmp_path: Path) -> None:
+    content = tmp_path / "large.bin"
+    content.write_bytes(random.Random(6).randbytes(SIZE))
+    with network(daemon.plain) as line:
+        page = browser.page()
+        page.goto(f"http://{line.address}/#/files")
+        sent: list[int] = []
+        page.on("request", lambda request: sent.append(int(request.headers.get("upload-offset", 0))))
+        line.break_after(SIZE // 2)
+        page.set_input_files("#file-input", content)
+        expect(page.locator(".card-state")).to_have_text(
+            "the connection broke · going on as soon as it is back"
+        )
+        line.come_up()
+        expect(page.locator(".card.done .card-state")).to_have_text(re.compile(r"^20\.0 MB · kept until"))
+        key = page.get_by_label("Key of large.bin").input_value()
+        page.fill("#receive-key", key)
+        with page.expect_download() as download:
+            page.click("text=Download")
+        assert digest(download.value.path()) == digest(content)
+    # From where it was.
+    assert SIZE // 4 < max(sent) < SIZE
+    assert all("net::ERR_" in complaint for complaint in browser.complaints)
+    browser.complaints.clear()
+
+
+def test_a_server_that_keeps_no_interrupted_uploads(page: Page, browser: Browser, tmp_path: Path) -> None:
+    page.route("**/uploads", lambda route: route.fulfill(status=404))
+    content = tmp_path / "a.txt"
+    content.write_bytes(b"a" * 1000)
+    page.set_input_files("#file-input", content)
+    expect(page.locator(".card.done h3")).to_have_text("a.txt")
+    (complaint,) = browser.complaints
+    assert "status of 404" in complaint
+    browser.complaints.clear()
+
+
+def test_a_file_that_is_too_large(browser: Browser, tmp_path: Path) -> None:
+    content = tmp_path / "large.bin"
+    content.write_bytes(bytes(1_000_001))
+    with running(tmp_path / "fawad", "--file-max-size", "1MB") as daemon:
+        page = browser.page()
+        page.goto(f"http://{daemon.plain}/#/files")
+        page.set_input_files("#file-input", content)
+        text = "The server will not take it: the file has 1000001 bytes, the largest taken here has 1000000."
+        expect(page.locator(".card.failed .card-state")).to_have_text(text)
+        (complaint,) = browser.complaints
+        assert "status of 413" in complaint
+        browser.complaints.clear()
+
+
 def test_a_key_that_is_wrong(page: Page, browser: Browser) -> None:
     page.fill("#receive-key", "aaaaaaaaaaaaaaaa")
     page.press("#receive-key", "Enter")
@@ -104,8 +156,7 @@ def test_no_key(page: Page) -> None:
     expect(page.locator("#receive-trouble")).to_contain_text("no key was given")
 
 
-def test_a_name_that_the_server_will_not_take(page: Page) -> None:
-    # What the server answers on the stream is told in its words.
+def test_a_name_that_the_server_will_not_take(page: Page, browser: Browser) -> None:
     page.evaluate(
         """() => {
             const data = new DataTransfer();
@@ -114,5 +165,9 @@ def test_a_name_that_the_server_will_not_take(page: Page) -> None:
             document.getElementById("drop").dispatchEvent(event);
         }"""
     )
-    expect(page.locator(".card.failed .card-state")).to_contain_text("It failed:")
+    text = "It failed: the file name 'a..b' contains '..': choose another name."
+    expect(page.locator(".card.failed .card-state")).to_have_text(text)
     expect(page.locator(".card.failed").get_by_text("Try again")).to_be_visible()
+    (complaint,) = browser.complaints
+    assert "status of 400" in complaint
+    browser.complaints.clear()

@@ -1,12 +1,19 @@
 // Sending files and fetching them by key.
 
 import { RpcError, errorOf, unary } from "../connectrpc.js";
-import { $, announce, copy, icon, make, qrAddress } from "../ui.js";
+import { text } from "../protobuf.js";
+import { $, announce, copy, icon, make, qrAddress, saveAs } from "../ui.js";
 import { countdown, failureInWords, sizeInWords } from "../words.js";
+import { receive } from "./receive.js";
+import { Broken, sendResuming } from "./resuming.js";
+import { Opener, SEALED_NAME, SealError, canSeal, newSecret, readSecret, seal, writeSecret } from "./sealing.js";
 import { CONTENT_TYPE, SEND_FILE, Speed, readAnswer, requestBody } from "./upload.js";
 
+const KEY_WORDS = "for a new link, here or by “fawa receive”";
 const GET_LINK = "file.v1.FileService/GetDownloadURL";
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+const BATCH = 8 * 1024 * 1024; // bytes that are held in memory before the browser gets them to keep
 
 export function startFiles() {
   const drop = $("drop");
@@ -15,7 +22,7 @@ export function startFiles() {
   let queue = Promise.resolve();
   const send = (files) => {
     for (const file of files) {
-      const card = new UploadCard(file);
+      const card = new UploadCard(file, $("seal").checked);
       $("uploads").prepend(card.element);
       queue = queue.then(() => card.run());
     }
@@ -44,13 +51,25 @@ export function startFiles() {
 
   $("receive-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    fetchByKey($("receive-key").value.trim().toLowerCase());
+    const key = $("receive-key").value.trim().toLowerCase();
+    if (linked.secret && key === linked.key) openSealed(key, linked.secret);
+    else fetchByKey(key);
   });
+  if (!canSeal()) {
+    $("seal").disabled = true;
+    $("seal-words").textContent = "Encrypting needs https, or a server on this machine";
+  }
 
+  let linked = { key: "", secret: "" };
   return {
-    /** @param {string} key of a file, from the address */
-    show(key) {
+    /**
+     * @param {string} key of a file, from the address
+     * @param {string} secret what opens it, if it is sealed
+     */
+    show(key, secret) {
+      linked = { key, secret };
       if (key) $("receive-key").value = key;
+      if (secret) $("receive-done").textContent = "This file is encrypted. It is opened here, in your browser.";
     },
   };
 }
@@ -75,13 +94,72 @@ async function fetchByKey(key) {
   }
 }
 
+/** Receive a sealed file, open it, and let the browser save it. */
+async function openSealed(key, written) {
+  const trouble = $("receive-trouble");
+  const done = $("receive-done");
+  trouble.hidden = true;
+  try {
+    if (!canSeal()) throw new SealError("opening needs https, or a server on this machine");
+    const opener = new Opener(readSecret(written));
+    const kept = new Kept();
+    let total = 0;
+    let got = 0;
+    for await (const { size, data } of receive(key)) {
+      if (data === undefined) {
+        total = size;
+        continue;
+      }
+      got += data.length;
+      for (const piece of await opener.feed(data)) kept.add(piece);
+      done.textContent = `Opening: ${sizeInWords(got)} of ${sizeInWords(total)}`;
+    }
+    kept.add(await opener.finish());
+    saveAs(kept.blob(), opener.name.split(/[/\\]/).pop() || "download");
+    done.textContent = `Opened ${opener.name}.`;
+  } catch (error) {
+    done.textContent = "";
+    trouble.textContent = error instanceof SealError ? `It does not open: ${error.message}.` : failureInWords(error);
+    trouble.hidden = false;
+  }
+}
+
+/** Bytes for a blob, which the browser keeps on disk where they are many. */
+class Kept {
+  constructor() {
+    this._blobs = [];
+    this._pieces = [];
+    this._size = 0;
+  }
+
+  add(piece) {
+    this._pieces.push(piece);
+    this._size += piece.length;
+    if (this._size >= BATCH) this._flush();
+  }
+
+  blob() {
+    this._flush();
+    return new Blob(this._blobs);
+  }
+
+  _flush() {
+    this._blobs.push(new Blob(this._pieces));
+    this._pieces = [];
+    this._size = 0;
+  }
+}
+
 /** One file on its way, and what it became. */
 class UploadCard {
   static underWay = 0;
 
-  constructor(file) {
+  constructor(file, sealed) {
     this._file = file;
+    this._secret = sealed ? newSecret() : null;
     this._request = null;
+    this._stopped = this._sealing = false;
+    this._wake = () => {};
     this._state = make("p", { className: "card-state" }, `${sizeInWords(file.size)} · waiting`);
     this._bar = make("progress", { max: Math.max(1, file.size), value: 0 });
     this._bar.setAttribute("aria-label", `Progress of ${file.name}`);
@@ -103,7 +181,12 @@ class UploadCard {
     if (this._stopped) return;
     UploadCard.underWay += 1;
     try {
-      const answer = await this._send();
+      const answer = await this._send(this._secret ? await this._seal() : this._file);
+      if (this._secret) {
+        const page = new URL(`#/files/${answer.key}/${writeSecret(this._secret)}`, document.baseURI);
+        this._succeed(answer, page.href, 0);
+        return;
+      }
       const { url, expiresAt } = await unary(GET_LINK, { randomkey: answer.key });
       this._succeed(answer, url, Number(expiresAt ?? 0));
     } catch (error) {
@@ -113,46 +196,98 @@ class UploadCard {
     }
   }
 
-  _send() {
+  async _seal() {
     const { name, size } = this._file;
-    const body = requestBody(this._file);
-    // fetch tells no progress of an upload; XMLHttpRequest does.
-    const request = (this._request = new XMLHttpRequest());
+    const kept = new Kept();
+    let done = 0;
+    this._sealing = true;
+    for await (const piece of seal(this._file, name, this._secret)) {
+      if (this._stopped) throw new RpcError("canceled", "cancelled");
+      kept.add(piece);
+      done += piece.length;
+      this._bar.value = Math.min(size, done);
+      this._state.textContent = `encrypting ${sizeInWords(Math.min(size, done))} of ${sizeInWords(size)}`;
+    }
+    return new File([kept.blob()], SEALED_NAME);
+  }
+
+  /** @param {File} file what to send: the card's, or it sealed */
+  async _send(file) {
+    const { size } = file;
+    this._bar.max = Math.max(1, size);
     const speed = new Speed();
-    request.upload.addEventListener("progress", ({ loaded, total }) => {
-      const sent = total ? Math.min(size, (loaded / total) * size) : 0;
+    const progress = (sent) => {
       const rate = speed.mark(sent, performance.now());
       this._bar.value = sent;
-      const pace = rate ? ` · ${sizeInWords(rate)}/s · ${countdown(((size - sent) / rate) * 1000)} left` : "";
+      const pace = rate > 0 ? ` · ${sizeInWords(rate)}/s · ${countdown(((size - sent) / rate) * 1000)} left` : "";
       this._state.textContent = `${sizeInWords(sent)} of ${sizeInWords(size)}${pace}`;
-    });
+    };
+    const send = (...request) => this._ask(...request);
+    const pause = (milliseconds) => this._pause(milliseconds);
+    const answer = await sendResuming(file, { send, pause, progress });
+    return answer ?? this._sendAtOnce(file, progress);
+  }
+
+  /** To a server that keeps nothing of what is interrupted. */
+  async _sendAtOnce(file, progress) {
+    const { name } = this._file;
+    const { size } = file;
+    const body = requestBody(file);
+    const headers = { "content-type": CONTENT_TYPE, "connect-protocol-version": "1" };
+    try {
+      const sent = (bytes) => progress(Math.min(size, (bytes / body.size) * size));
+      const { status, bytes } = await this._ask("POST", SEND_FILE, headers, body, sent);
+      if (status !== 200) throw new RpcError("unknown", `the server answered HTTP ${status}`);
+      return readAnswer(bytes);
+    } catch (error) {
+      if (error instanceof RpcError) throw error;
+      if (!(error instanceof Broken)) throw errorOf({ code: "internal", message: error.message });
+      const why = `the connection broke while ${name} was sent; it may also be larger than the server takes`;
+      throw new RpcError("unavailable", why);
+    }
+  }
+
+  /** Send one request and return its answer; `sent` hears how much of the body has left. */
+  _ask(method, path, headers, body = null, sent = () => {}) {
+    // fetch tells no progress of an upload; XMLHttpRequest does.
+    const request = new XMLHttpRequest();
+    request.upload.addEventListener("progress", ({ loaded }) => sent(loaded));
     return new Promise((resolve, reject) => {
+      const cancelled = () => reject(new RpcError("canceled", "cancelled"));
+      if (this._stopped && method !== "DELETE") return cancelled();
       request.addEventListener("load", () => {
-        try {
-          const bytes = new Uint8Array(request.response);
-          if (request.status === 200) resolve(readAnswer(bytes));
-          else reject(new RpcError("unknown", `the server answered HTTP ${request.status}`));
-        } catch (error) {
-          reject(error instanceof RpcError ? error : errorOf({ code: "internal", message: error.message }));
-        }
+        const bytes = new Uint8Array(request.response);
+        const field = (name) => request.getResponseHeader(name);
+        resolve({ status: request.status, field, bytes, text: text(bytes) });
       });
-      request.addEventListener("error", () => {
-        const text = `the connection broke while ${name} was sent; it may also be larger than the server takes`;
-        reject(new RpcError("unavailable", text));
-      });
-      request.addEventListener("abort", () => reject(new RpcError("canceled", "cancelled")));
-      request.open("POST", new URL(SEND_FILE, document.baseURI));
+      request.addEventListener("error", () => reject(new Broken()));
+      request.addEventListener("abort", cancelled);
+      request.open(method, new URL(path, document.baseURI));
       request.responseType = "arraybuffer";
-      request.setRequestHeader("content-type", CONTENT_TYPE);
-      request.setRequestHeader("connect-protocol-version", "1");
+      for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.send(body);
+      this._request = request;
+    });
+  }
+
+  /** Wait before the next try, at most until the browser says that it is online again. */
+  _pause(milliseconds) {
+    this._state.textContent = "the connection broke · going on as soon as it is back";
+    return new Promise((resolve) => {
+      this._wake = resolve;
+      setTimeout(resolve, milliseconds);
+      window.addEventListener("online", resolve, { once: true });
     });
   }
 
   _stop() {
     this._stopped = true;
-    if (this._request) this._request.abort();
-    else this._fail(new RpcError("canceled", "cancelled"));
+    if (this._request) {
+      this._request.abort();
+      this._wake();
+    } else if (!this._sealing) {
+      this._fail(new RpcError("canceled", "cancelled"));
+    }
   }
 
   _succeed({ key, expiresAt }, url, linkExpiresAt) {
@@ -160,17 +295,18 @@ class UploadCard {
     this._bar.hidden = true;
     this._cancel.remove();
     this.element.classList.add("done");
-    announce(`${name} is sent. Its key is ${key}.`);
+    announce(this._secret ? `${name} is sent, encrypted.` : `${name} is sent. Its key is ${key}.`);
     const link = make("input", { readOnly: true, value: url });
     link.setAttribute("aria-label", `Link to ${name}`);
     const keyField = make("input", { readOnly: true, value: key, className: "mono" });
     keyField.setAttribute("aria-label", `Key of ${name}`);
-    const linkTime = make("span", { className: "fine" });
+    const sealedWords = "opens it in a browser, or by “fawa receive”";
+    const linkTime = make("span", { className: "fine" }, this._secret ? sealedWords : "");
     const fields = make(
       "div",
       { className: "card-fields" },
       labelled("Link", link, linkTime),
-      labelled("Key", keyField, make("span", { className: "fine" }, "for a new link, here or by “fawa receive”")),
+      ...(this._secret ? [] : [labelled("Key", keyField, make("span", { className: "fine" }, KEY_WORDS))]),
     );
     const qr = make("img", { className: "qr", src: qrAddress(url), alt: `QR code of the link to ${name}` });
     this._body.append(fields, qr);
@@ -203,7 +339,7 @@ class UploadCard {
     if (cancelled) return;
     const again = make("button", { className: "plain small", type: "button" }, "Try again");
     again.addEventListener("click", () => {
-      const card = new UploadCard(this._file);
+      const card = new UploadCard(this._file, this._secret !== null);
       this.element.replaceWith(card.element);
       card.run();
     });

@@ -26,6 +26,18 @@ class FileServiceBase(abc.ABC):
     async def GetDownloadURL(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.GetDownloadURLRequest, fawa.proto.file.v1.file_pb2.GetDownloadURLResponse]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def StartUpload(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.StartUploadRequest, fawa.proto.file.v1.file_pb2.StartUploadResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def GetUpload(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.GetUploadRequest, fawa.proto.file.v1.file_pb2.GetUploadResponse]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def CancelUpload(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.CancelUploadRequest, fawa.proto.file.v1.file_pb2.CancelUploadResponse]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/file.v1.FileService/SendFile': grpclib.const.Handler(
@@ -45,6 +57,24 @@ class FileServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 fawa.proto.file.v1.file_pb2.GetDownloadURLRequest,
                 fawa.proto.file.v1.file_pb2.GetDownloadURLResponse,
+            ),
+            '/file.v1.FileService/StartUpload': grpclib.const.Handler(
+                self.StartUpload,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                fawa.proto.file.v1.file_pb2.StartUploadRequest,
+                fawa.proto.file.v1.file_pb2.StartUploadResponse,
+            ),
+            '/file.v1.FileService/GetUpload': grpclib.const.Handler(
+                self.GetUpload,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                fawa.proto.file.v1.file_pb2.GetUploadRequest,
+                fawa.proto.file.v1.file_pb2.GetUploadResponse,
+            ),
+            '/file.v1.FileService/CancelUpload': grpclib.const.Handler(
+                self.CancelUpload,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                fawa.proto.file.v1.file_pb2.CancelUploadRequest,
+                fawa.proto.file.v1.file_pb2.CancelUploadResponse,
             ),
         }
 
@@ -69,4 +99,22 @@ class FileServiceStub:
             '/file.v1.FileService/GetDownloadURL',
             fawa.proto.file.v1.file_pb2.GetDownloadURLRequest,
             fawa.proto.file.v1.file_pb2.GetDownloadURLResponse,
+        )
+        self.StartUpload = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/file.v1.FileService/StartUpload',
+            fawa.proto.file.v1.file_pb2.StartUploadRequest,
+            fawa.proto.file.v1.file_pb2.StartUploadResponse,
+        )
+        self.GetUpload = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/file.v1.FileService/GetUpload',
+            fawa.proto.file.v1.file_pb2.GetUploadRequest,
+            fawa.proto.file.v1.file_pb2.GetUploadResponse,
+        )
+        self.CancelUpload = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/file.v1.FileService/CancelUpload',
+            fawa.proto.file.v1.file_pb2.CancelUploadRequest,
+            fawa.proto.file.v1.file_pb2.CancelUploadResponse,
         )

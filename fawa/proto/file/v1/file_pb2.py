@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ile/v1/file.proto\x12\x07\x66ile.v1\"&\n\x08\x46ileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"U\n\x0fSendFileRequest\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x11.file.v1.FileInfoH\x00\x12\x14\n\nchunk_data\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"[\n\x10SendFileResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\trandomkey\x18\x03 \x01(\t\x12\x12\n\nexpires_at\x18\x04 \x01(\x03\"\'\n\x12ReceiveFileRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"]\n\x13ReceiveFileResponse\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x13\n\tfile_size\x18\x02 \x01(\x03H\x00\x12\x14\n\nchunk_data\x18\x03 \x01(\x0cH\x00\x42\t\n\x07payload\"*\n\x15GetDownloadURLRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"d\n\x16GetDownloadURLResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\x12\x17\n\x0f\x66ile_expires_at\x18\x04 \x01(\x03\x32\xf4\x01\n\x0b\x46ileService\x12\x41\n\x08SendFile\x12\x18.file.v1.SendFileRequest\x1a\x19.file.v1.SendFileResponse(\x01\x12J\n\x0bReceiveFile\x12\x1b.file.v1.ReceiveFileRequest\x1a\x1c.file.v1.ReceiveFileResponse0\x01\x12V\n\x0eGetDownloadURL\x12\x1e.file.v1.GetDownloadURLRequest\x1a\x1f.file.v1.GetDownloadURLResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ile/v1/file.proto\x12\x07\x66ile.v1\"k\n\x08\x46ileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x11\n\tupload_id\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"U\n\x0fSendFileRequest\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x11.file.v1.FileInfoH\x00\x12\x14\n\nchunk_data\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"{\n\x10SendFileResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\trandomkey\x18\x03 \x01(\t\x12\x12\n\nexpires_at\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\x12\x0e\n\x06offset\x18\x06 \x01(\x03\"N\n\x12StartUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04size\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x42\x07\n\x05_size\"<\n\x13StartUploadResponse\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x12\n\nexpires_at\x18\x02 \x01(\x03\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"|\n\x11GetUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x12\n\nexpires_at\x18\x02 \x01(\x03\x12\x11\n\x04size\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\'\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x19.file.v1.SendFileResponseB\x07\n\x05_size\"(\n\x13\x43\x61ncelUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"\x16\n\x14\x43\x61ncelUploadResponse\"\x1e\n\x0cUploadOffset\x12\x0e\n\x06offset\x18\x01 \x01(\x03\"G\n\x12ReceiveFileRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\"\x81\x01\n\x13ReceiveFileResponse\x12\x10\n\x08\x66ilename\x18\x01 \x01(\t\x12\x13\n\tfile_size\x18\x02 \x01(\x03H\x00\x12\x14\n\nchunk_data\x18\x03 \x01(\x0cH\x00\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x12\n\nexpires_at\x18\x05 \x01(\x03\x42\t\n\x07payload\"*\n\x15GetDownloadURLRequest\x12\x11\n\trandomkey\x18\x01 \x01(\t\"d\n\x16GetDownloadURLResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\x12\x17\n\x0f\x66ile_expires_at\x18\x04 \x01(\x03\x32\xcf\x03\n\x0b\x46ileService\x12\x41\n\x08SendFile\x12\x18.file.v1.SendFileRequest\x1a\x19.file.v1.SendFileResponse(\x01\x12J\n\x0bReceiveFile\x12\x1b.file.v1.ReceiveFileRequest\x1a\x1c.file.v1.ReceiveFileResponse0\x01\x12V\n\x0eGetDownloadURL\x12\x1e.file.v1.GetDownloadURLRequest\x1a\x1f.file.v1.GetDownloadURLResponse\"\x03\x90\x02\x01\x12H\n\x0bStartUpload\x12\x1b.file.v1.StartUploadRequest\x1a\x1c.file.v1.StartUploadResponse\x12\x42\n\tGetUpload\x12\x19.file.v1.GetUploadRequest\x1a\x1a.file.v1.GetUploadResponse\x12K\n\x0c\x43\x61ncelUpload\x12\x1c.file.v1.CancelUploadRequest\x1a\x1d.file.v1.CancelUploadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILESERVICE'].methods_by_name['GetDownloadURL']._loaded_options = None
   _globals['_FILESERVICE'].methods_by_name['GetDownloadURL']._serialized_options = b'\220\002\001'
   _globals['_FILEINFO']._serialized_start=31
-  _globals['_FILEINFO']._serialized_end=69
-  _globals['_SENDFILEREQUEST']._serialized_start=71
-  _globals['_SENDFILEREQUEST']._serialized_end=156
-  _globals['_SENDFILERESPONSE']._serialized_start=158
-  _globals['_SENDFILERESPONSE']._serialized_end=249
-  _globals['_RECEIVEFILEREQUEST']._serialized_start=251
-  _globals['_RECEIVEFILEREQUEST']._serialized_end=290
-  _globals['_RECEIVEFILERESPONSE']._serialized_start=292
-  _globals['_RECEIVEFILERESPONSE']._serialized_end=385
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=387
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=429
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=431
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=531
-  _globals['_FILESERVICE']._serialized_start=534
-  _globals['_FILESERVICE']._serialized_end=778
+  _globals['_FILEINFO']._serialized_end=138
+  _globals['_SENDFILEREQUEST']._serialized_start=140
+  _globals['_SENDFILEREQUEST']._serialized_end=225
+  _globals['_SENDFILERESPONSE']._serialized_start=227
+  _globals['_SENDFILERESPONSE']._serialized_end=350
+  _globals['_STARTUPLOADREQUEST']._serialized_start=352
+  _globals['_STARTUPLOADREQUEST']._serialized_end=430
+  _globals['_STARTUPLOADRESPONSE']._serialized_start=432
+  _globals['_STARTUPLOADRESPONSE']._serialized_end=492
+  _globals['_GETUPLOADREQUEST']._serialized_start=494
+  _globals['_GETUPLOADREQUEST']._serialized_end=531
+  _globals['_GETUPLOADRESPONSE']._serialized_start=533
+  _globals['_GETUPLOADRESPONSE']._serialized_end=657
+  _globals['_CANCELUPLOADREQUEST']._serialized_start=659
+  _globals['_CANCELUPLOADREQUEST']._serialized_end=699
+  _globals['_CANCELUPLOADRESPONSE']._serialized_start=701
+  _globals['_CANCELUPLOADRESPONSE']._serialized_end=723
+  _globals['_UPLOADOFFSET']._serialized_start=725
+  _globals['_UPLOADOFFSET']._serialized_end=755
+  _globals['_RECEIVEFILEREQUEST']._serialized_start=757
+  _globals['_RECEIVEFILEREQUEST']._serialized_end=828
+  _globals['_RECEIVEFILERESPONSE']._serialized_start=831
+  _globals['_RECEIVEFILERESPONSE']._serialized_end=960
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=962
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=1004
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=1006
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=1106
+  _globals['_FILESERVICE']._serialized_start=1109
+  _globals['_FILESERVICE']._serialized_end=1572
 # @@protoc_insertion_point(module_scope)

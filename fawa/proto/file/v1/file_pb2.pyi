@@ -6,12 +6,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FileInfo(_message.Message):
-    __slots__ = ("name", "size")
+    __slots__ = ("name", "size", "upload_id", "offset", "sha256", "complete")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    upload_id: str
+    offset: int
+    sha256: bytes
+    complete: bool
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., upload_id: _Optional[str] = ..., offset: _Optional[int] = ..., sha256: _Optional[bytes] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class SendFileRequest(_message.Message):
     __slots__ = ("info", "chunk_data")
@@ -22,32 +30,96 @@ class SendFileRequest(_message.Message):
     def __init__(self, info: _Optional[_Union[FileInfo, _Mapping]] = ..., chunk_data: _Optional[bytes] = ...) -> None: ...
 
 class SendFileResponse(_message.Message):
-    __slots__ = ("success", "message", "randomkey", "expires_at")
+    __slots__ = ("success", "message", "randomkey", "expires_at", "sha256", "offset")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RANDOMKEY_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     success: bool
     message: str
     randomkey: str
     expires_at: int
-    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., randomkey: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
+    sha256: bytes
+    offset: int
+    def __init__(self, success: _Optional[bool] = ..., message: _Optional[str] = ..., randomkey: _Optional[str] = ..., expires_at: _Optional[int] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class StartUploadRequest(_message.Message):
+    __slots__ = ("name", "size", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class StartUploadResponse(_message.Message):
+    __slots__ = ("upload_id", "expires_at")
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    expires_at: int
+    def __init__(self, upload_id: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
+
+class GetUploadRequest(_message.Message):
+    __slots__ = ("upload_id",)
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+
+class GetUploadResponse(_message.Message):
+    __slots__ = ("offset", "expires_at", "size", "file")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    expires_at: int
+    size: int
+    file: SendFileResponse
+    def __init__(self, offset: _Optional[int] = ..., expires_at: _Optional[int] = ..., size: _Optional[int] = ..., file: _Optional[_Union[SendFileResponse, _Mapping]] = ...) -> None: ...
+
+class CancelUploadRequest(_message.Message):
+    __slots__ = ("upload_id",)
+    UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    upload_id: str
+    def __init__(self, upload_id: _Optional[str] = ...) -> None: ...
+
+class CancelUploadResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UploadOffset(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class ReceiveFileRequest(_message.Message):
-    __slots__ = ("randomkey",)
+    __slots__ = ("randomkey", "offset", "length")
     RANDOMKEY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     randomkey: str
-    def __init__(self, randomkey: _Optional[str] = ...) -> None: ...
+    offset: int
+    length: int
+    def __init__(self, randomkey: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class ReceiveFileResponse(_message.Message):
-    __slots__ = ("filename", "file_size", "chunk_data")
+    __slots__ = ("filename", "file_size", "chunk_data", "sha256", "expires_at")
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     FILE_SIZE_FIELD_NUMBER: _ClassVar[int]
     CHUNK_DATA_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     filename: str
     file_size: int
     chunk_data: bytes
-    def __init__(self, filename: _Optional[str] = ..., file_size: _Optional[int] = ..., chunk_data: _Optional[bytes] = ...) -> None: ...
+    sha256: bytes
+    expires_at: int
+    def __init__(self, filename: _Optional[str] = ..., file_size: _Optional[int] = ..., chunk_data: _Optional[bytes] = ..., sha256: _Optional[bytes] = ..., expires_at: _Optional[int] = ...) -> None: ...
 
 class GetDownloadURLRequest(_message.Message):
     __slots__ = ("randomkey",)

@@ -1,0 +1,100 @@
+"""What the file service does in the background: stores repaired at the start, what has expired removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from fawa.ops.logging import get_logger
+from fawa.services.uploads import Uploads
+from fawa.storage.base import ContentStore, MetadataStore, OutOfReach, StorageError
+from fawa.storage.leases import Lease, Leases
+from fawa.storage.lifecycle import expire, repair
+
+#: The lease under which is swept, and for how many intervals it is taken: as long a daemon that died keeps
+#: the others from sweeping.
+_LEASE: Final = "file-sweep"
+_LEASE_INTERVALS: Final = 3
+
+#: Seconds to let the lease go at the end.
+_RELEASE_TIMEOUT: Final = 1.0
+
+_log = get_logger("fawa.services.file")
+
+
+@attrs.define(eq=False)
+class Sweeping:
+    """Keeps the stores tidy."""
+
+    content: ContentStore
+    metadata: MetadataStore
+    #: If uploads can be interrupted.
+    uploads: Uploads | None
+    leases: Leases
+    #: The time in Unix seconds.
+    clock: Callable[[], float]
+    #: Seconds from one sweep to the next; asked each time, so that settings can change under it.
+    interval: Callable[[], float]
+    _is_repaired: bool = attrs.field(default=False, init=False)
+
+    async def start(self) -> None:
+        """Repair the stores, later if one is away: that one comes back by itself.
+
+        Until then calls are told, and so is whoever asks for readiness.
+
+        Raises:
+            StorageError: they cannot be repaired.
+
+        """
+        try:
+            await self._repair()
+        except OutOfReach as error:
+            _log.error("files are served without having been repaired", error=str(error))
+
+    async def run(self) -> NoReturn:
+        """Sweep from time to time; of daemons that share the stores, one does.
+
+        It keeps the lease from sweep to sweep. Should two sweep after all, the files go all the same.
+        """
+        lease: Lease | None = None
+        try:
+            while True:
+                interval = self.interval()
+                await trio.sleep(interval)
+                try:
+                    if not self._is_repaired:
+                        await self._repair()
+                    lease = await self.leases.acquire(_LEASE, _LEASE_INTERVALS * interval)
+                except StorageError as error:
+                    _log.error("expired files remain and are tried again", error=str(error))
+                else:
+                    if lease is not None:
+                        await self._sweep()
+        finally:
+            if lease is not None:
+                with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):
+                    await self.leases.release(lease)
+
+    async def _repair(self) -> None:
+        if self.uploads is not None and (removed := await self.uploads.repair()):
+            _log.warning("content of unknown uploads was removed", count=removed)
+        repaired = await repair(self.content, self.metadata, self.clock())
+        if repaired.total:
+            _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+        self._is_repaired = True
+
+    async def _sweep(self) -> None:
+        try:
+            if removed := await expire(self.content, self.metadata, self.clock()):
+                _log.debug("expired files were removed", count=removed)
+        except StorageError as error:
+            _log.error("expired files remain and are tried again", error=str(error))
+        try:
+            if self.uploads is not None and (removed := await self.uploads.sweep()):
+                _log.debug("expired uploads were removed", count=removed)
+        except StorageError as error:
+            _log.error("expired uploads remain and are tried again", error=str(error))

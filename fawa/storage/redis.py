@@ -1,0 +1,323 @@
+"""Records, copies of boards and leases in Redis, Valkey or Dragonfly, for daemons that share them.
+
+Every change is one Lua script, so it happens whole or not at all. A script's keys share a hash tag, and so a
+cluster's slot: `{fawa.files}`, `{fawa.boards}`, `{fawa.leases}`; `{fawa.uploads}` is `redis_uploads`'.
+
+Records (`{fawa.files}`):
+
+- `record:KEY`, a hash. Redis removes it `RECORD_MARGIN` after its file expires, counted by Redis's own clock.
+- `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
+  the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
+  `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
+
+Redis keeps what it acknowledged as well as it is told to: set `appendonly yes`, and `maxmemory-policy
+noeviction`, or files can be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State, StorageError
+from fawa.storage.leases import Lease
+from fawa.storage.redis_link import InRedis, new_token, redis_link
+from fawa.storage.redis_url import RedisAddress
+
+#: Seconds that a record outlives its file at least: time for the sweep, also of a daemon that was away.
+RECORD_MARGIN: Final = 7 * 86400.0
+
+#: Keys fetched at once when iterating over all.
+PAGE: Final = 1000
+
+#: Copies that one run of the script removes, so that Redis is not held up.
+SWEEP_BATCH: Final = 100
+
+#: Bytes that a copy takes beside itself, about; as `boards.OVERHEAD`.
+OVERHEAD: Final = 200
+
+_FILES: Final = "{fawa.files}:"
+_BOARDS: Final = "{fawa.boards}:"
+_LEASES: Final = "{fawa.leases}:"
+
+# KEYS: record, expiry, keys, uploading. An add that came through but whose answer was lost is known again by
+# its token.
+_ADD: Final = """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.call('HGET', KEYS[1], 'added_by') == ARGV[3] and 1 or 0
+end
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'added_by', ARGV[3], unpack(ARGV, 6))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
+if ARGV[5] == 'uploading' then redis.call('ZADD', KEYS[4], 0, ARGV[1]) end
+return 1
+"""
+_PUBLISH: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'ready')
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1
+"""
+_GET: Final = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
+_DELETE: Final = """
+redis.call('DEL', KEYS[1])
+for n = 2, 4 do redis.call('ZREM', KEYS[n], ARGV[1]) end
+"""
+_COUNT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'downloads', 1) end
+"""
+_EXPIRED: Final = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])"
+# KEYS: the set to go through, `uploading`. Returns a page, and those of it that are to be met.
+_KEYS: Final = """
+local page = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+if ARGV[3] ~= 'ready' then return {page, page} end
+local met = {}
+for _, key in ipairs(page) do
+  if not redis.call('ZSCORE', KEYS[2], key) then met[#met + 1] = key end
+end
+return {page, met}
+"""
+
+_FIELDS: Final = ("name", "size", "content_type", "sha256", "created", "expires", "downloads", "state")
+
+
+@attrs.frozen(eq=False)
+class RedisRecords(InRedis):
+    """Records; made by `metadata_store`. See `base.MetadataStore`."""
+
+    async def add(self, record: FileRecord) -> None:
+        """Store a new record."""
+        values: dict[str, str | bytes | int | float] = {
+            "name": record.name,
+            "size": record.size,
+            "content_type": record.content_type,
+            "sha256": record.sha256,
+            "created": repr(record.created),
+            "expires": repr(record.expires),
+            "downloads": record.downloads,
+            "state": record.state.value,
+        }
+        ttl = max(record.expires - record.created, 0.0) + RECORD_MARGIN
+        added = await self._link.run(
+            _ADD,
+            [*_of(record.key), _FILES + "uploading"],
+            [
+                *(record.key, int(ttl * 1000), new_token(), repr(record.expires), record.state.value),
+                *(part for field in values.items() for part in field),
+            ],
+        )
+        if not added:
+            raise AlreadyExists(f"there is a record under the key {record.key} already")
+
+    async def publish(self, key: str) -> None:
+        """Make the record `READY`."""
+        if not await self._link.run(_PUBLISH, [_FILES + "record:" + key, _FILES + "uploading"], [key]):
+            raise _no_record(key)
+
+    async def get(self, key: str) -> FileRecord:
+        """Return the record."""
+        values = await self._link.run(_GET, [_FILES + "record:" + key], list(_FIELDS))
+        if values[0] is None:
+            raise _no_record(key)
+        try:
+            name, size, content_type, sha256, created, expires, downloads, state = values
+            return FileRecord(
+                key=key,
+                name=name.decode(),
+                size=int(size),
+                content_type=content_type.decode(),
+                sha256=sha256,
+                created=float(created),
+                expires=float(expires),
+                downloads=int(downloads),
+                state=State(state.decode()),
+            )
+        except (AttributeError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"the record {_FILES}record:{key} in Redis at {self._link.address} is none of ours ({error})"
+            ) from error
+
+    async def delete(self, key: str) -> None:
+        """Remove the record."""
+        await self._link.run(_DELETE, [*_of(key), _FILES + "uploading"], [key])
+
+    async def count_download(self, key: str) -> None:
+        """Add one to the record's downloads; when the answer is lost, whether it did is not known."""
+        await self._link.run(_COUNT, [_FILES + "record:" + key], [], again=False)
+
+    async def expired(self, now: float, limit: int) -> list[str]:
+        """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
+        keys = await self._link.run(_EXPIRED, [_FILES + "expiry"], [repr(now), limit])
+        return [key.decode() for key in keys]
+
+    async def keys(self, state: State | None = None) -> AsyncIterator[str]:
+        """Iterate over the keys in their order, a page at a time."""
+        source = "uploading" if state is State.UPLOADING else "keys"
+        after = "-"
+        while True:
+            page, met = await self._link.run(
+                _KEYS, [_FILES + source, _FILES + "uploading"], [after, PAGE, state.value if state else ""]
+            )
+            for key in met:
+                yield key.decode()
+            if len(page) < PAGE:
+                break
+            after = "(" + page[-1].decode()
+
+
+def _of(key: str) -> list[str]:
+    return [_FILES + "record:" + key, _FILES + "expiry", _FILES + "keys"]
+
+
+def _no_record(key: str) -> NotFound:
+    return NotFound(f"there is no record under the key {key}")
+
+
+# KEYS: saved (a hash), expiry, total. What a copy counts is what HSTRLEN says of it and OVERHEAD.
+_PUT_BOARD: Final = """
+local before = 0
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+  before = redis.call('HSTRLEN', KEYS[1], ARGV[1]) + ARGV[4]
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+redis.call('INCRBY', KEYS[3], string.format('%d', #ARGV[2] + ARGV[4] - before))
+"""
+_GET_BOARD: Final = """
+local expires = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not expires or tonumber(expires) <= tonumber(ARGV[2]) then return false end
+return redis.call('HGET', KEYS[1], ARGV[1])
+"""
+_REMOVE: Final = """
+local function remove(code)
+  local size = redis.call('HSTRLEN', KEYS[1], code) + OVERHEAD
+  redis.call('HDEL', KEYS[1], code)
+  redis.call('ZREM', KEYS[2], code)
+  redis.call('INCRBY', KEYS[3], string.format('%d', -size))
+end
+""".replace("OVERHEAD", str(OVERHEAD))
+_DELETE_BOARD: Final = _REMOVE + "if redis.call('ZSCORE', KEYS[2], ARGV[1]) then remove(ARGV[1]) end"
+_SWEEP_BOARDS: Final = (
+    _REMOVE
+    + """
+local codes = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+for _, code in ipairs(codes) do remove(code) end
+local removed = #codes
+while removed < tonumber(ARGV[3])
+    and tonumber(redis.call('GET', KEYS[3]) or 0) > tonumber(ARGV[2]) do
+  local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  if not first then break end
+  remove(first)
+  removed = removed + 1
+end
+return removed
+"""
+)
+
+
+@attrs.frozen(eq=False)
+class RedisBoards(InRedis):
+    """Copies of boards; made by `board_store`. See `base.BoardStore`."""
+
+    async def put(self, code: str, saved: bytes, expires: float) -> None:
+        """Store a copy in place of the one before."""
+        await self._link.run(_PUT_BOARD, _board_keys(), [code, saved, repr(float(expires)), OVERHEAD])
+
+    async def get(self, code: str, now: float) -> bytes:
+        """Return the copy."""
+        saved: bytes | None = await self._link.run(_GET_BOARD, _board_keys(), [code, repr(now)])
+        if saved is None:
+            raise NotFound(f"there is no copy of a board {code}")
+        return saved
+
+    async def delete(self, code: str) -> None:
+        """Remove the copy."""
+        await self._link.run(_DELETE_BOARD, _board_keys(), [code])
+
+    async def sweep(self, now: float, most: int) -> int:
+        """Remove what has expired, and what is too much."""
+        total = 0
+        while True:
+            removed: int = await self._link.run(_SWEEP_BOARDS, _board_keys(), [repr(now), most, SWEEP_BATCH])
+            total += removed
+            if removed < SWEEP_BATCH:
+                return total
+
+
+def _board_keys() -> list[str]:
+    return [_BOARDS + "saved", _BOARDS + "expiry", _BOARDS + "total"]
+
+
+# KEYS: holder, fence. ARGV: who asks, milliseconds.
+_ACQUIRE: Final = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if holder then return tonumber(redis.call('GET', KEYS[2])) end
+return redis.call('INCR', KEYS[2])
+"""
+# ARGV: who asks, fence, milliseconds; 0 lets go.
+_CHANGE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+if ARGV[3] == '0' then return redis.call('DEL', KEYS[1]) end
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])
+"""
+
+
+@attrs.frozen(eq=False)
+class RedisLeases(InRedis):
+    """Leases; made by `lease_store`. See `leases.Leases`."""
+
+    _holder: str = attrs.field(factory=new_token)
+
+    async def acquire(self, name: str, ttl: float) -> Lease | None:
+        """Return the lease, or `None` while another holder has it."""
+        fence = await self._link.run(_ACQUIRE, _lease_keys(name), [self._holder, _milliseconds(ttl)])
+        return Lease(name, fence) if fence else None
+
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        """Keep a lease; `False` when it was lost."""
+        return await self._change(lease, _milliseconds(ttl))
+
+    async def release(self, lease: Lease) -> None:
+        """Let others have it at once."""
+        await self._change(lease, 0)
+
+    async def _change(self, lease: Lease, milliseconds: int) -> bool:
+        arguments: list[Any] = [self._holder, lease.fence, milliseconds]
+        return bool(await self._link.run(_CHANGE, _lease_keys(lease.name), arguments))
+
+
+def _lease_keys(name: str) -> list[str]:
+    return [f"{_LEASES}{name}:holder", f"{_LEASES}{name}:fence"]
+
+
+def _milliseconds(ttl: float) -> int:
+    return max(1, int(ttl * 1000))
+
+
+@asynccontextmanager
+async def metadata_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisRecords]:
+    """Open the records; Redis is asked at the first call. For arguments and errors see `redis_link`."""
+    async with redis_link(address, ca, _FILES + "probe") as link:
+        yield RedisRecords(link)
+
+
+@asynccontextmanager
+async def board_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisBoards]:
+    """Open the copies of boards, as `metadata_store`."""
+    async with redis_link(address, ca, _BOARDS + "probe") as link:
+        yield RedisBoards(link)
+
+
+@asynccontextmanager
+async def lease_store(address: RedisAddress, ca: Path | None = None) -> AsyncIterator[RedisLeases]:
+    """Open the leases for a new holder, as `metadata_store`."""
+    async with redis_link(address, ca, _LEASES + "probe") as link:
+        yield RedisLeases(link)

@@ -1,0 +1,140 @@
+"""`curl --upload-file`, whole and interrupted: what came before goes on by the IETF draft's requests."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.client.relay import relaying
+from tests.daemon import Daemon, running
+from tests.interop import expect
+from tests.interop.programs import program, run
+from tests.interop.target import Target
+from tests.interop.test_curl import STYLES, Curl, over_http1
+
+DATA = expect.content(3_000_000)
+SHA256 = expect.sha256(DATA)
+
+
+@pytest.fixture(params=STYLES)
+def curl(request: pytest.FixtureRequest) -> Curl:
+    target: Target = request.getfixturevalue(request.param.partition("-")[0])
+    flag, version = STYLES[request.param]
+    trust = ("--cacert", str(target.certificate)) if target.certificate else ()
+    return Curl(target, (flag, *trust), version)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    path = tmp_path / "report Zoë.pdf"
+    path.write_bytes(DATA)
+    return path
+
+
+def test_a_file_is_answered_with_its_link(curl: Curl, report: Path) -> None:
+    answer = curl.run("/", "--upload-file", str(report)).decode()
+    assert answer.endswith("\n")
+    assert answer.count("\n") == 1
+    assert answer.startswith(f"{curl.target.url}/files/")
+    link = answer.strip().removeprefix(curl.target.url)
+    status, headers, body = curl.status(link)
+    assert (status, expect.sha256(body)) == (200, SHA256)
+    assert "filename*=UTF-8''report%20Zo%C3%AB.pdf" in headers["content-disposition"]
+
+
+def test_as_json_and_of_unknown_length(curl: Curl) -> None:
+    told = json.loads(curl.run("/a.bin", "-T", "-", "-H", "accept: application/json", stdin=DATA))
+    assert (told["name"], told["size"], told["sha256"]) == ("a.bin", len(DATA), SHA256)
+
+
+# Answered before the body has come: see test_curl.
+@over_http1
+@pytest.mark.parametrize("path", ["/..%2fetc%2fpasswd", "/a%0d%0aset-cookie:%20x", "/a%00", "/%ff"])
+def test_names_that_are_refused(curl: Curl, path: str) -> None:
+    status, headers, body = curl.status(path, "--path-as-is", "-X", "PUT", "-d", "x")
+    assert (status, "set-cookie" in headers) == (400, False)
+    assert b"file name" in body
+
+
+@pytest.mark.parametrize("expects", [True, False])
+def test_a_file_that_is_too_large(tmp_path: Path, report: Path, *, expects: bool) -> None:
+    with running(tmp_path / "fawad", "--file-max-size", "1MB") as daemon:
+        target = Target(daemon.plain, None)
+        told = "\n%{http_code} %{size_upload}"
+        arguments = ["-T", str(report), "-w", told, *([] if expects else ["-H", "expect:"])]
+        body, _, said = Curl(target, ("--http1.1",), "1.1").run("/", *arguments).decode().rpartition("\n")
+        status, sent = said.split()
+        assert "the file has 3000000 bytes, the largest taken here has 1000000" in body
+        assert status == "413"
+        assert int(sent) == 0 or not expects
+        assert not [path for path in (daemon.data_dir / "files").rglob("*") if path.is_file()]
+
+
+def test_a_busy_name_is_not_taken(plain: Target) -> None:
+    curl = Curl(plain, ("--http1.1",), "1.1")
+    assert curl.status("/health", "-X", "PUT", "-d", "x")[0] == 405
+    assert curl.status("/web/main.js", "-X", "PUT", "-d", "x")[0] == 405
+    assert curl.status("/a/b", "-X", "PUT", "-d", "x")[0] == 404
+
+
+def test_104_tells_where_to_go_on(curl: Curl, report: Path) -> None:
+    draft = ("-H", "upload-complete: ?1", "-H", "upload-draft-interop-version: 8")
+    written = curl.run("/", "-i", *draft, "-T", str(report)).decode()
+    interim = next(head for head in written.split("\r\n\r\n") if head.split()[1] == "104")
+    fields = dict(line.lower().split(": ", 1) for line in interim.split("\r\n")[1:])
+    assert fields["upload-draft-interop-version"] == "8"
+    status, headers, _ = curl.status(fields["location"], "-I")
+    assert (status, headers["upload-complete"], headers["upload-offset"]) == (204, "?1", "3000000")
+    assert headers["fawa-link"] in written
+
+
+async def test_interrupted_and_resumed(daemon: Daemon, plain: Target, report: Path) -> None:
+    async with relaying(daemon.plain) as relay:
+        relay.cuts_up = [1_500_000, 1_000_000]
+        line = Curl(Target(relay.url.removeprefix("http://"), None), ("--http1.1",), "1.1")
+
+        def send() -> bytes:
+            draft = ("-H", "upload-complete: ?1", "-H", "upload-draft-interop-version: 8")
+            command = (program("curl"), "-sS", "-i", "--http1.1", *draft, "-T", str(report), f"{relay.url}/")
+            ended = run(*command)
+            assert ended.returncode in {52, 55, 56}, ended.stderr
+            return ended.stdout
+
+        heard = await trio.to_thread.run_sync(send)
+        [location] = [line.split()[1].decode() for line in heard.splitlines() if line[:9] == b"location:"]
+
+        def offset() -> int:
+            _, headers, _ = line.status(location, "-I")
+            assert headers["upload-complete"] == "?0"
+            assert headers["upload-length"] == "3000000"
+            assert headers["cache-control"] == "no-store"
+            return int(headers["upload-offset"])
+
+        def go_on(start: int) -> tuple[str, ...]:
+            rest = report.with_name("rest")
+            rest.write_bytes(DATA[start:])
+            part = ("-H", "content-type: application/partial-upload", "-H", f"upload-offset: {start}")
+            return (*part, "-H", "upload-complete: ?1", "-X", "PATCH", "-T", str(rest))
+
+        stored = [0]
+        while relay.cuts_up:
+            stored.append(await trio.to_thread.run_sync(offset))
+            command = (program("curl"), "-sS", *go_on(stored[-1]), f"{relay.url}{location}")
+            ended = await trio.to_thread.run_sync(partial(run, *command))
+            assert ended.returncode in {52, 55, 56}, ended.stderr
+        stored.append(await trio.to_thread.run_sync(offset))
+        assert stored == sorted(set(stored))
+        # A wrong place is told where the right one is.
+        status, headers, body = await trio.to_thread.run_sync(line.status, location, *go_on(stored[-1] + 1))
+        assert (status, headers["upload-offset"]) == (409, str(stored[-1]))
+        assert json.loads(body)["expected-offset"] == stored[-1]
+        status, headers, body = await trio.to_thread.run_sync(line.status, location, *go_on(stored[-1]))
+        assert (status, headers["upload-complete"]) == (201, "?1")
+        link = body.decode().strip().removeprefix(relay.url)
+        download = await trio.to_thread.run_sync(line.status, link)
+        assert expect.sha256(download[2]) == SHA256
+    assert relay.broken == 2
