@@ -1,4 +1,4 @@
-"""QUIC and HTTP/3 without I/O; with `quic_core`, `quic_client` and `quic_packets` all that touches aioquic.
+"""QUIC and HTTP/3 without I/O; with the other `quic_` modules, save `quic`, all that touches aioquic.
 
 `QuicEngine` is one connection. It is fed datagrams, returns events, and gathers datagrams to send; `now` is
 on any monotonic clock, in seconds.
