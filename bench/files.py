@@ -1,4 +1,5 @@
-"""Megabytes a second: fawad's uploads and downloads beside grpcio.aio's, its signed links beside nginx.
+"""Megabytes a second: fawad's uploads and downloads beside grpcio.aio's, its signed links beside nginx, and
+its files in S3 beside rclone's client straight to the same service.
 
 Over gRPC the load client replays a prepared upload (`replay.py`) or discards a download (h2load), which costs
 a fraction of what a Python client does, so that the server is what is measured. h2load's uploads, which
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import attrs
 import grpc  # type: ignore[import-untyped]
+import s3
 from content import KIB, MIB, RECEIVE, SEND, FileClient, digest, discard, write_content, write_upload
 from load import GRPC_HEADERS, Load, LoadError, frame, h2load
 from nginx import nginx
@@ -33,8 +35,10 @@ from servers import EVERY_CORE, ONE_CORE, SERVER_CORES, Server, fawad, peer, ser
 from fawa.proto.file.v1.file_pb2 import ReceiveFileRequest
 
 FAWAD, GRPCIO, NGINX, BARE = "fawad", "grpcio.aio", "nginx", "bare socket"
+IN_S3, STRAIGHT = "fawad over S3", "rclone, straight"
 CHUNKS = {"1 MiB": MIB, "64 KiB": 64 * KIB}
-TARGET, LINK_TARGET = 2.0, 0.8
+TARGET, LINK_TARGET, S3_TARGET = 2.0, 0.8, 0.7
+S3_UPLOAD, S3_DOWNLOAD, S3_LINK = "S3: upload", "S3: download", "S3: signed link"
 LINK, CURL = "signed link", "signed link, curl"
 
 
@@ -135,10 +139,7 @@ class Bench:
         """Measure a link twice: by a client that costs next to nothing, and by curl."""
 
         def cheaply() -> float:
-            started = time.perf_counter()
-            if discard(url) != self.size:
-                raise LoadError(f"{url} has another length than the file")
-            return time.perf_counter() - started
+            return self.follow(url)
 
         def by_curl() -> float:
             command = ["curl", "--silent", "--fail", "--output", "/dev/null", url]
@@ -148,6 +149,28 @@ class Bench:
 
         self.speed(LINK, server, cheaply)
         self.speed(CURL, server, by_curl)
+
+    def follow(self, url: str) -> float:
+        """Download by link, with a client that costs next to nothing."""
+        started = time.perf_counter()
+        if discard(url) != self.size:
+            raise LoadError(f"{url} has another length than the file")
+        return time.perf_counter() - started
+
+    def in_s3(self, service: Server, server: Server) -> None:
+        """Measure a fawad with its files in `service`, then rclone's client straight to it."""
+        self.speed(S3_UPLOAD, server, partial(self.upload, server, MIB))
+        with grpc.insecure_channel(server.address) as channel:
+            client = FileClient(channel)
+            key = client.send(self.size)
+            if client.receive(key, self.size) != self.digest:
+                raise LoadError("fawad over S3 sent other content than it was given")
+            self.speed(S3_DOWNLOAD, server, partial(self.download, server, key, MIB))
+            self.speed(S3_LINK, server, partial(self.follow, client.link(key)))
+        straight = attrs.evolve(service, name=STRAIGHT)
+        content = self.folder / "root" / "content.bin"
+        self.speed(S3_UPLOAD, straight, lambda: s3.put(service, content, "straight"))
+        self.speed(S3_DOWNLOAD, straight, lambda: s3.get(service, "straight"))
 
 
 def main() -> int:
@@ -162,6 +185,7 @@ def main() -> int:
     parser.add_argument(
         "--every-core", action="store_true", help="servers may use every core, not only the first one"
     )
+    parser.add_argument("--s3", action="store_true", help="measure files in S3 alone")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.size = 1, 16
@@ -205,9 +229,18 @@ def measure(options: argparse.Namespace) -> Report:
         touch(folder, 12 * size)
         bench = Bench(report, folder, size, digest(size), EVERY_CORE if options.every_core else SERVER_CORES)
         for number in range(1, options.rounds + 1):
-            for name in (FAWAD, GRPCIO, NGINX, BARE):
+            for name in (IN_S3,) if options.s3 else (FAWAD, GRPCIO, NGINX, BARE, IN_S3):
                 say(f"round {number} of {options.rounds}: {name}")
                 one_server(bench, name)
+    if not options.s3:
+        compare(report)
+    for what in (S3_UPLOAD, S3_DOWNLOAD):
+        report.compare(what, IN_S3, STRAIGHT, S3_TARGET)
+    return report
+
+
+def compare(report: Report) -> None:
+    """Compare fawad's files in a folder with its peers'."""
     for chunk_name in CHUNKS:
         report.compare(f"upload, chunks of {chunk_name}", FAWAD, GRPCIO, TARGET)
         report.compare(f"upload, chunks of {chunk_name}", FAWAD, BARE)
@@ -221,7 +254,6 @@ def measure(options: argparse.Namespace) -> Report:
         ("download, grpcio client", GRPCIO),
     ):
         report.compare(what, FAWAD, peer_name)
-    return report
 
 
 def touch(folder: Path, size: int) -> None:
@@ -242,6 +274,11 @@ def one_server(bench: Bench, name: str) -> None:
             with serving(name, peer("on_socket.py", state), cores=bench.cores) as server:
                 for chunk_name in CHUNKS:
                     bench.speed(f"upload, chunks of {chunk_name}", server, partial(bench.bare_upload, server))
+        elif name == IN_S3:
+            with s3.service(Path(state) / "buckets") as service:
+                command = fawad(Path(state) / "data", *s3.settings(f"http://{service.address}"))
+                with serving(name, command, cores=EVERY_CORE) as server:
+                    bench.in_s3(service, server)
         elif name == NGINX:
             with nginx(bench.folder / "root", Path(state), cores=bench.cores) as server:
                 bench.over_http(server, f"http://{server.address}/content.bin")

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import attrs
 import grpc  # type: ignore[import-untyped]
+import s3
 from content import GIB, MIB, FileClient, digest, discard
 from load import LoadError
 from report import Report, arguments, say
 from servers import Server, fawad, peer, serving, stay_on_load_core
 
-TARGET_MIB = 64
-FAWAD, GRPCIO = "fawad", "grpcio.aio"
+TARGET_MIB, S3_TARGET_MIB = 64, 96
+FAWAD, GRPCIO, IN_S3 = "fawad", "grpcio.aio", "fawad over S3"
 GROWTH = "growth, highest peak over start"
 
 
@@ -53,6 +54,7 @@ def main() -> int:
     parser = arguments("Resident memory of fawad during a large upload and download.")
     parser.add_argument("--size", type=float, default=4, help="GiB of the file (default %(default)s)")
     parser.add_argument("--peer", action="store_true", help="measure grpcio.aio with a like handler too")
+    parser.add_argument("--s3", action="store_true", help="have fawad keep the file in S3 (rclone serve s3)")
     parser.add_argument(
         "--dir", type=Path, default=tempfile.gettempdir(), help="where to store (default %(default)s)"
     )
@@ -72,16 +74,20 @@ def measure(options: argparse.Namespace) -> Report:
         )
     report = Report("bench/memory.py: resident memory while a file goes through", {"GiB": options.size})
     expected = digest(size)
-    for name in (FAWAD, GRPCIO) if options.peer else (FAWAD,):
+    own, target = (IN_S3, S3_TARGET_MIB) if options.s3 else (FAWAD, TARGET_MIB)
+    for name in (own, GRPCIO) if options.peer else (own,):
         one_server(report, name, options.dir, size, expected)
-    report.bound(GROWTH, FAWAD, TARGET_MIB)
+    report.bound(GROWTH, own, target)
     return report
 
 
 def one_server(report: Report, name: str, place: Path, size: int, expected: bytes) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fawa-bench-", dir=place)))
-        command = fawad(folder) if name == FAWAD else peer("on_grpcio.py", str(folder))
+        command = peer("on_grpcio.py", str(folder)) if name == GRPCIO else fawad(folder)
+        if name == IN_S3:
+            service = stack.enter_context(s3.service(folder / "buckets"))
+            command += s3.settings(f"http://{service.address}")
         server = stack.enter_context(serving(name, command))
         client = FileClient(stack.enter_context(grpc.insecure_channel(server.address)))
         start = server.memory("VmRSS")
@@ -95,7 +101,7 @@ def one_server(report: Report, name: str, place: Path, size: int, expected: byte
                 raise LoadError(f"{name} sent other content than it was given")
 
         peaks.append(watch.step("download", download))
-        if name == FAWAD:
+        if name != GRPCIO:
 
             def link() -> None:
                 if discard(client.link(keys[0])) != size:

@@ -46,15 +46,19 @@ from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.ops.meters import Figure, Meters, counter, gauge
+from fawa.ops.notify import Manager
 from fawa.rpc.dialect import Limits as CallLimits
-from fawa.services.base import Offer, Service, merge_checks
+from fawa.services.base import Dependent, Offer, Service, merge_checks
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
 from fawa.services.wellknown import WebTransportOffer, WellKnown
+from fawa.storage.base import Unreachable
 
 _log = get_logger("fawa.supervisor")
 
+#: Seconds between two starts of a service that waits for what it stands on, at most.
+_LONGEST_WAIT: Final = 5.0
 #: File descriptors that are not connections: listeners, stores, files under way.
 _SPARE_DESCRIPTORS: Final = 512
 #: What one client of the admin listener may take: it is a program or two that read a few pages.
@@ -181,6 +185,8 @@ class Supervisor:
     #: Reads the settings anew, for SIGHUP.
     reload: Callable[[], Loaded]
     services: Sequence[Service]
+    #: Who started the process.
+    manager: Manager = attrs.field(factory=Manager.of)
     health: HealthState = attrs.field(factory=HealthState, init=False)
     _router: Router = attrs.field(init=False)
     _root: Root = attrs.field(init=False)
@@ -195,8 +201,8 @@ class Supervisor:
     #: The log level that was asked for since the settings were read.
     _level: str | None = attrs.field(default=None, init=False)
     _crashes: Counter[str] = attrs.field(factory=Counter, init=False)
-    #: Services that do not run now.
-    _away: set[str] = attrs.field(factory=set, init=False)
+    #: Services that do not run now, and why.
+    _away: dict[str, str] = attrs.field(factory=dict, init=False)
     _is_up: bool = attrs.field(default=False, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
     #: What the services offer that run, by their names.
@@ -257,6 +263,7 @@ class Supervisor:
                     await self._stop.wait()
                     grace = self.settings.drain_grace
                     _log.info("draining", connections=self.connections, grace=grace)
+                    self.manager.stopping(f"draining, for up to {grace:g} s")
                     self.health.close()
                     self._door.drain(grace)
                     if self._quic is not None:
@@ -271,24 +278,37 @@ class Supervisor:
     # Services
 
     async def _keep(self, service: Service, task_status: trio.TaskStatus[None]) -> None:
-        """Run a service and start it again when it crashes, until it has crashed too often."""
+        """Run a service and start it again when it crashes, until it has crashed too often.
+
+        One that cannot start because what it stands on is away is no crash: it is tried again and again.
+        """
         crashes = restarts.CrashCount(self.settings.restart.max_crashes, self.settings.restart.window)
-        offer = Offer()
-        started = False
+        offer = service.outline() if isinstance(service, Dependent) else Offer()
+        has_run, told, waits = False, False, 0
         while True:
             try:
                 async with trio.open_nursery() as nursery:
                     offer = await nursery.start(service.run)
                     self._open(service.name, offer)
-                    if not started:
-                        started = True
+                    has_run, waits = True, 0
+                    if not told:
+                        told = True
                         task_status.started()
                 fault: Exception = RuntimeError("it ended by itself")
             except Exception as error:
                 fault = _innermost(error)
-                if not started:
-                    raise StartError(f"service {service.name!r} cannot start: {fault}") from fault
-            self._close(service.name, offer)
+            if isinstance(fault, Unreachable):
+                waits += 1
+                seconds = self._put_off(service.name, offer, fault, waits)
+                if not told:
+                    told = True
+                    task_status.started()
+                await trio.sleep(seconds)
+                continue
+            if not has_run:
+                raise StartError(f"service {service.name!r} cannot start: {fault}") from fault
+            text = f"service {service.name!r} is starting again, try later"
+            self._close(service.name, offer, text, "starting again after a crash")
             self._crashes[service.name] += 1
             try:
                 number = crashes.add(trio.current_time())
@@ -307,20 +327,27 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
+    def _put_off(self, name: str, offer: Offer, fault: Unreachable, number: int) -> float:
+        """Say what a service waits for, the `number`th time; return the seconds until it is tried again."""
+        text = f"service {name!r} waits for {fault.backend}, which is out of reach: try later"
+        self._close(name, offer, text, f"waits for {fault.backend}: {fault}")
+        if number == 1:
+            _log.warning("service waits", service=name, backend=fault.backend, reason=str(fault))
+        return min(restarts.pause(number, random.random()), _LONGEST_WAIT)  # noqa: S311 - jitter
+
     def _open(self, name: str, offer: Offer) -> None:
         """Serve what a service offers."""
         self._offers[name] = offer
-        self._away.discard(name)
+        self._away.pop(name, None)
         self._router.add({**offer.http, **serve.routes(offer.rpc, self._call_limits)})
         for rpc_name in _rpc_names(offer):
             self._served.add(rpc_name)
             self.health.set(rpc_name, SERVING)
         _log.info("service started", service=name)
 
-    def _close(self, name: str, offer: Offer) -> None:
-        """Answer that a service is away."""
-        self._away.add(name)
-        text = f"service {name!r} is starting again, try later"
+    def _close(self, name: str, offer: Offer, text: str, reason: str) -> None:
+        """Answer that a service is away: clients with `text`, operators with `reason`."""
+        self._away[name] = reason
         self._router.add(serve.unavailable(offer.rpc, offer.http, self._call_limits, text))
         for rpc_name in _rpc_names(offer):
             self.health.set(rpc_name, NOT_SERVING)
@@ -385,7 +412,7 @@ class Supervisor:
     def _reasons(self) -> Mapping[str, str]:
         """Return why no new clients should be sent here."""
         found = {service.name: "ok" for service in self.services}
-        found |= dict.fromkeys(self._away, "starting again after a crash")
+        found |= self._away
         if not self._is_up:
             found["daemon"] = "starting"
         if self._stop.is_set():
@@ -508,6 +535,7 @@ class Supervisor:
             listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
+        self.manager.ready(f"serving at {scheme}://{first}/")
 
     # Signals
 
@@ -527,11 +555,18 @@ class Supervisor:
 
     async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
+        self.manager.reloading()
+        reloaded = await self._reload()
+        # A signal may come before the start is done, or in the drain: then this is not what is to be said.
+        if self._is_up and not self._stop.is_set():
+            self.manager.ready("serving" if reloaded else "serving by the settings as they were: see the log")
+
+    async def _reload(self) -> bool:
         try:
             new = await trio.to_thread.run_sync(self.reload)
         except Exception as error:
             _log.error("settings not reloaded", reason=str(error))
-            return
+            return False
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
         self._level = None
@@ -548,3 +583,4 @@ class Supervisor:
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))
+        return True

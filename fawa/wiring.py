@@ -22,8 +22,9 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
+from fawa.services.sharing import SharingSettings
 from fawa.storage import boards, filesystem, leases, sqlite, uploads
-from fawa.storage.base import BoardStore, MetadataStore, UploadStore
+from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
 
@@ -45,10 +46,9 @@ async def make_services(settings: Settings) -> list[Service]:
         if name == "greet":
             services.append(GreetService())
         elif name == "file":
-            folder = settings.data_dir
             services.append(
                 FileService(
-                    open_content=functools.partial(filesystem.content_store, folder / "files"),
+                    open_content=_content_opener(settings),
                     open_metadata=_stores(settings).metadata,
                     open_uploads=_stores(settings).uploads,
                     open_leases=_stores(settings).leases,
@@ -116,6 +116,28 @@ async def _link_secret(settings: Settings) -> bytes:
     return await load_or_create_secret(settings.data_dir / "link-secret")
 
 
+def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextManager[ContentStore]]:
+    """Return what opens the place where files are kept."""
+    if not settings.s3.endpoint:
+        return functools.partial(filesystem.content_store, settings.data_dir / "files")
+    # Those who keep files in a folder need no HTTP client in memory.
+    from fawa.storage import s3  # noqa: PLC0415
+    from fawa.storage.sigv4 import Credentials  # noqa: PLC0415
+
+    given = settings.s3
+    place = s3.S3Settings(
+        endpoint=given.endpoint,
+        bucket=given.bucket,
+        credentials=Credentials(given.access_key, given.secret_key or "", given.region),
+        prefix=given.prefix,
+        virtual_host=given.virtual_host,
+        ca=given.ca,
+        public_endpoint=given.public_endpoint,
+        abort_after=given.abort_after,
+    )
+    return functools.partial(s3.content_store, place)
+
+
 def _file_settings(settings: Settings) -> FileSettings:
     """Return what is set of the file service."""
     return FileSettings(
@@ -126,6 +148,12 @@ def _file_settings(settings: Settings) -> FileSettings:
         progress_timeout=settings.file.progress_timeout,
         max_file_size=settings.file.max_size,
         public_url=settings.public_url,
+        sharing=SharingSettings(
+            min_ttl=settings.file.min_ttl,
+            max_ttl=settings.file.max_ttl,
+            wrong_keys=Rate(settings.file.wrong_keys, settings.file.wrong_keys_rate / 60),
+            proxies=Proxies.of(settings.trusted_proxies),
+        ),
     )
 
 

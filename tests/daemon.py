@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ PATIENCE = 30.0
 _SHOWN = 50
 
 #: Without settings of whoever runs the tests.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("FAWA")}
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("FAWA", "MINIO"))}
 
 
 class DaemonError(AssertionError):
@@ -51,6 +51,11 @@ class Daemon:
     def tls(self) -> str:
         """`127.0.0.1:PORT` of HTTPS."""
         return str(self._ready["listen_tls"])
+
+    @property
+    def admin(self) -> str:
+        """`127.0.0.1:PORT` of the admin listener."""
+        return str(self.wait_for_event(lambda entry: entry.get("event") == "admin")["listen"])
 
     @property
     def certificate(self) -> Path:
@@ -169,9 +174,16 @@ def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
         *("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"),
         *("--admin-listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *flags),
     ]
+    with started(command, data_dir, _ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"}) as daemon:
+        yield daemon
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], data_dir: Path, environment: Mapping[str, str]) -> Iterator[Daemon]:
+    """Run a command that becomes a `fawad` and logs JSON; as `running`."""
     process = subprocess.Popen(
         command,
-        env=_ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

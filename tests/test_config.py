@@ -25,7 +25,7 @@ from fawa.config import (
     load,
     render,
 )
-from fawa.config.kinds import Choice, Duration, Integer, Kind, Size, Switch
+from fawa.config.kinds import Choice, Duration, Integer, Kind, Size, Switch, Text
 from fawa.config.settings import TABLE
 from fawa.net.tls import development_certificate
 
@@ -93,6 +93,11 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "admin.listen": ["127.0.0.1:1", "off", "unix:/run/fawa.sock"],
         "admin.token": [SECRET, SECRET[::-1], SECRET * 2],
         "trusted_proxies": ["10.0.0.0/8", "off", "127.0.0.1/32,fd00::/8"],
+        "s3.endpoint": ["http://s3:9000", "https://s3.example", "http://[::1]:9000"],
+        "s3.secret_key": [SECRET, SECRET[::-1], SECRET * 2],
+        "s3.public_endpoint": ["https://a.example", "http://b.example/path", ""],
+        "s3.ca": ["/a.pem", "/b.pem", "/c.pem"],
+        "s3.abort_after": ["1m", "1h", "2d"],
         "board.tick": ["1ms", "2ms", "1s"],
         "cors.origins": ["*", "off", "https://a.example,loopback"],
         "window.connection": ["2MiB", "3MiB", "4MiB"],
@@ -108,6 +113,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
             return ["off", "on", "off"]
         case Choice():
             return list(kind.options[-3:])
+        case Text():
+            return [f"name-{number}{'/' * key.endswith('prefix')}" for number in (1, 2, 3)]
     raise AssertionError(f"no examples for {key}")
 
 
@@ -115,11 +122,16 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
 def test_flag_over_environment_over_file_over_default(key: str, pairs: Path) -> None:
     row = TABLE[key]
     flag, variable, line = examples(key, row.kind, pairs)
-    redis = {"redis.ca": ["--redis-url", "rediss://a"]}
-    other = redis | {
-        "tls.cert": ["--tls-key", f"{pairs}/key0.pem"],
-        "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"],
+    s3 = {
+        "s3.endpoint": ["--s3-endpoint", "http://s3:9000"],
+        "s3.bucket": ["--s3-bucket", "bucket"],
+        "s3.access_key": ["--s3-access-key", "access"],
+        "s3.secret_key": ["--s3-secret-key", "secret key"],
     }
+    other = {part: [word for name in s3 if name != part for word in s3[name]] for part in s3}
+    other["redis.ca"] = ["--redis-url", "rediss://a"]
+    other["s3.public_endpoint"] = [word for words in s3.values() for word in words]
+    other |= {"tls.cert": ["--tls-key", f"{pairs}/key0.pem"], "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"]}
     default = "/home/ann/.local/share/fawa" if row.default is None else row.default
     for by_flag, by_environment, by_file in itertools.product((True, False), repeat=3):
         loaded = load_here(

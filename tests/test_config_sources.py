@@ -84,13 +84,72 @@ def test_variables_of_the_client_and_of_kubernetes_for_a_service_named_fawa_are_
     assert source.problems == []
 
 
-def test_data_is_never_kept_elsewhere_than_the_environment_asks() -> None:
-    source, _ = read_environment({"MINIO_ENDPOINT": "s3:9000", "MINIO_SECRET_ACCESS_KEY": "x"})
-    assert source.problems == [
-        "MINIO_ENDPOINT, MINIO_SECRET_ACCESS_KEY (environment): this version has only the embedded storage "
-        "(a folder, setting data_dir) and no S3 storage yet; unset them to keep files in that folder",
-    ]
-    assert read_environment({"MINIO_ENDPOINT": ""})[0].problems == []
+@pytest.mark.parametrize(
+    ("endpoint", "public", "use_ssl", "read"),
+    [
+        ("minio:9000", "cdn.example/minio", "", ("http://minio:9000", "http://cdn.example/minio")),
+        (
+            "minio:9000",
+            "https://cdn.example/minio",
+            "false",
+            ("http://minio:9000", "https://cdn.example/minio"),
+        ),
+        ("s3.example", "cdn.example", "true", ("https://s3.example", "https://cdn.example")),
+        ("https://s3.example", "http://10.0.0.1:9000", "1", ("https://s3.example", "http://10.0.0.1:9000")),
+    ],
+)
+def test_the_variables_of_earlier_deployments(
+    endpoint: str, public: str, use_ssl: str, read: tuple[str, str]
+) -> None:
+    source, _ = read_environment(
+        {
+            "MINIO_ENDPOINT": endpoint,
+            "MINIO_PUBLIC_ENDPOINT": public,
+            "MINIO_USE_SSL": use_ssl,
+            "MINIO_ACCESS_KEY_ID": "minioadmin",
+            "MINIO_SECRET_ACCESS_KEY": "a secret",
+            "MINIO_BUCKET_NAME": "files",
+        }
+    )
+    assert source.problems == []
+    assert source.given == {
+        "s3.endpoint": Given(read[0], "environment MINIO_ENDPOINT"),
+        "s3.public_endpoint": Given(read[1], "environment MINIO_PUBLIC_ENDPOINT"),
+        "s3.access_key": Given("minioadmin", "environment MINIO_ACCESS_KEY_ID"),
+        "s3.secret_key": Given("a secret", "environment MINIO_SECRET_ACCESS_KEY"),
+        "s3.bucket": Given("files", "environment MINIO_BUCKET_NAME"),
+    }
+
+
+def test_empty_variables_of_earlier_deployments_are_not_given() -> None:
+    source, _ = read_environment({"MINIO_ENDPOINT": "", "MINIO_USE_SSL": "", "MINIO_BUCKET_NAME": " "})
+    assert source == Source()
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        (
+            {"MINIO_BUCKET_NAME": "a", "FAWA_S3_BUCKET": "a"},
+            "FAWA_S3_BUCKET and MINIO_BUCKET_NAME (environment) mean the same; set one",
+        ),
+        (
+            {"MINIO_ENDPOINT": "https://s3.example", "MINIO_USE_SSL": "false"},
+            "MINIO_ENDPOINT and MINIO_USE_SSL (environment) contradict each other; unset the second",
+        ),
+        (
+            {"MINIO_ENDPOINT": "s3.example", "MINIO_USE_SSL": "perhaps"},
+            "MINIO_USE_SSL: 'perhaps' (environment) is neither on nor off; "
+            "allowed: on, true, yes, 1 or off, false, no, 0",
+        ),
+        (
+            {"MINIO_USE_SSL": "true", "FAWA_S3_ENDPOINT": "https://s3.example"},
+            "MINIO_USE_SSL (environment) belongs to MINIO_ENDPOINT, which is not set; unset it, or set both",
+        ),
+    ],
+)
+def test_variables_of_earlier_deployments_that_do_not_fit(environ: dict[str, str], problem: str) -> None:
+    assert read_environment(environ)[0].problems == [problem]
 
 
 def test_the_redis_of_earlier_deployments() -> None:

@@ -392,6 +392,26 @@ class Place(Kind[Path]):
 
 
 @attrs.frozen
+class Text(Kind[str]):
+    """Characters that a pattern takes; the pattern says whether the empty text is one."""
+
+    pattern: str
+    #: Completes "allowed: …".
+    told: str
+    metavar = "TEXT"
+
+    def parse(self, text: str) -> str:
+        """Read it as it stands."""
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError("has characters or a length that cannot be")
+        return text
+
+    def allowed(self) -> str:
+        """Say what the pattern takes."""
+        return self.told
+
+
+@attrs.frozen
 class WebAddress(Kind[str]):
     """An http or https URL under which paths are appended, or ""."""
 

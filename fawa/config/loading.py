@@ -221,6 +221,19 @@ def _ca_without_tls(redis: RedisAddress | None, ca: Path | None) -> str | None:
     return "trust somebody with a connection that has no TLS"
 
 
+def _half_of_s3(endpoint: str, bucket: str, access_key: str, secret_key: str | None) -> str | None:
+    given = [bool(value) for value in (endpoint, bucket, access_key, secret_key)]
+    return "are not all that S3 takes" if any(given) and not all(given) else None
+
+
+def _endpoint_with_path(endpoint: str) -> str | None:
+    return "has a path" if endpoint.count("/") > 2 else None
+
+
+def _public_alone(endpoint: str, public: str) -> str | None:
+    return "lack the service itself" if public and not endpoint else None
+
+
 #: Keys, what finds fault with their values, and what is allowed.
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
     (("listen", "listen_tls"), _nothing_to_listen_on, "an address for at least one of them"),
@@ -234,5 +247,12 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
     ),
     (("listen", "listen_tls", "admin.listen"), _same_port_as_admin, "different ports, or port 0"),
     (("redis.url", "redis.ca"), _ca_without_tls, "redis.ca only with a redis.url that begins with rediss"),
+    (
+        ("s3.endpoint", "s3.bucket", "s3.access_key", "s3.secret_key"),
+        _half_of_s3,
+        "all four of them, or none to keep files in data_dir",
+    ),
+    (("s3.endpoint",), _endpoint_with_path, "scheme, host and port; a bucket has a setting of its own"),
+    (("s3.endpoint", "s3.public_endpoint"), _public_alone, "s3.public_endpoint only with s3.endpoint"),
     (("window.stream", "window.connection"), _stream_above_connection, "at most window.connection"),
 )

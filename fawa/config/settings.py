@@ -32,6 +32,7 @@ from fawa.config.kinds import (
     Several,
     Size,
     Switch,
+    Text,
     UnixAddress,
     WebAddress,
 )
@@ -215,6 +216,10 @@ class FileSettings:
     """The file service."""
 
     ttl: float = setting(Duration(1, YEAR), "25m", "How long a file is kept.", live=True)
+    min_ttl: float = setting(Duration(1, YEAR), "1s", "The least that a sender may ask for.", live=True)
+    max_ttl: float = setting(
+        Duration(1, YEAR), "24h", "The most that a sender may ask for; never less than file.ttl.", live=True
+    )
     # A day: who closes the laptop in the evening goes on in the morning.
     upload_ttl: float = setting(
         Duration(1, YEAR),
@@ -227,8 +232,79 @@ class FileSettings:
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
     )
     max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.", live=True)
+    wrong_keys: int = setting(
+        Integer(1, 1_000_000),
+        "50",
+        "Wrong keys, passwords and owner's tokens from one address at once; then it waits.",
+        live=True,
+    )
+    wrong_keys_rate: int = setting(
+        Integer(1, 1_000_000), "10", "Further wrong ones a minute after that.", live=True
+    )
     sweep_interval: float = setting(
         Duration(0.1, 24 * HOUR), "30s", "Time between two removals of expired files.", live=True
+    )
+
+
+@attrs.frozen
+class S3Settings:
+    """Files in an S3 bucket: AWS, MinIO, Ceph and others."""
+
+    endpoint: str = setting(
+        WebAddress(),
+        "",
+        "Where the S3 service is, such as http://minio:9000; files are then kept in a bucket there. Without "
+        "it, they are in data_dir.",
+        earlier="MINIO_ENDPOINT",
+    )
+    bucket: str = setting(
+        Text(r"|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, dots and hyphens, or empty"),
+        "",
+        "The bucket, made when it is not there.",
+        earlier="MINIO_BUCKET_NAME",
+    )
+    access_key: str = setting(
+        Text(r"[!-.0-~]{0,128}", "up to 128 printable characters without / and space"),
+        "",
+        "Access key; it needs the right to list, read, write and delete in the bucket.",
+        earlier="MINIO_ACCESS_KEY_ID",
+    )
+    secret_key: str | None = setting(
+        Maybe(Secret(8)),
+        "",
+        "Secret key. Set it in the environment or the file: flags can be seen by every user of the machine.",
+        earlier="MINIO_SECRET_ACCESS_KEY",
+    )
+    region: str = setting(
+        Text(r"[A-Za-z0-9-]{1,64}", "1 to 64 letters, digits and hyphens"),
+        "us-east-1",
+        "Region of the bucket; most services but AWS take the default.",
+    )
+    prefix: str = setting(
+        Text(r"([A-Za-z0-9_-]+/)+", "names of A-Z, a-z, 0-9, _ and -, each with a / after it"),
+        "fawa/",
+        "What the names of our objects begin with. Everything below it belongs to one fawad alone, or to all "
+        "that share their records; what they do not know is removed. Two on one bucket need two prefixes. "
+        "On a prefix that is another's, fawad does not start.",
+    )
+    public_endpoint: str = setting(
+        WebAddress(),
+        "",
+        "Where clients reach the service, perhaps with a path that a proxy takes off: download links then "
+        "lead straight there. Without it, fawad itself serves them.",
+        earlier="MINIO_PUBLIC_ENDPOINT",
+    )
+    virtual_host: bool = setting(
+        Switch(), "off", "Call the bucket as a subdomain of the endpoint, as AWS likes it, not in the path."
+    )
+    ca: Path | None = setting(
+        Maybe(Place()), "", "PEM file with certificates that are trusted for it beside the system's."
+    )
+    abort_after: float = setting(
+        Duration(60, YEAR),
+        "24h",
+        "How long an upload that another process began, and left, may be without a new part (8 MiB) before "
+        "it is removed.",
     )
 
 
@@ -329,9 +405,9 @@ class RedisSettings:
         Maybe(RedisUrl()),
         "",
         "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
-        "files hold (data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
-        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
-        "flags can be seen by every user of the machine.",
+        "files hold (the S3 bucket and prefix, or data_dir) and link_secret too. Have it keep what it is "
+        "told (appendonly yes, maxmemory-policy noeviction), or files can be lost. Set a password in the "
+        "environment or the file: flags can be seen by every user of the machine.",
         earlier="DRAGONFLY_ADDR",
     )
     ca: Path | None = setting(
@@ -445,6 +521,7 @@ class Settings:
     quic: QuicSettings = section(QuicSettings, "QUIC")
     cors: CorsSettings = section(CorsSettings, "Browsers")
     file: FileSettings = section(FileSettings, "Files")
+    s3: S3Settings = section(S3Settings, "S3")
     board: BoardSettings = section(BoardSettings, "Whiteboard")
     redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")

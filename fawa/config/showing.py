@@ -61,7 +61,9 @@ Files of earlier versions work as they are: certFile, keyFile and logLevel have 
 tls.key and log.level; addr is the one address to listen on, with TLS when certFile and keyFile are given, \
 and turns the other listener off unless the file sets it.
 
-Variables of earlier versions work too: DRAGONFLY_ADDR."""
+Variables of earlier versions work too: DRAGONFLY_ADDR, MINIO_ACCESS_KEY_ID, MINIO_SECRET_ACCESS_KEY, \
+MINIO_BUCKET_NAME, MINIO_PUBLIC_ENDPOINT and MINIO_ENDPOINT, which may lack a scheme: then it is https:// if \
+MINIO_USE_SSL is true and http:// if not."""
 
 
 def document() -> str:

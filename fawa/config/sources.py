@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import attrs
 
-from fawa.config.kinds import Origins, Several, Switch
+from fawa.config.kinds import Origins, Several, Switch, WebAddress
 from fawa.config.settings import SECTIONS, TABLE
 
 #: Names for the file itself: ours, and the one that earlier deployments use.
@@ -19,17 +19,8 @@ FILE_VARIABLES = ("FAWA_CONFIG", "CONFIG_PATH")
 #: What the `fawa` command reads; it may be set where the daemon runs too.
 CLIENT_VARIABLES = ("FAWA_SERVER",)
 
-#: Variables of earlier deployments that say where data goes, by the backend they stand for.
-BACKENDS = {
-    "S3": (
-        "MINIO_ENDPOINT",
-        "MINIO_ACCESS_KEY_ID",
-        "MINIO_SECRET_ACCESS_KEY",
-        "MINIO_BUCKET_NAME",
-        "MINIO_USE_SSL",
-        "MINIO_PUBLIC_ENDPOINT",
-    ),
-}
+#: Says whether the addresses of earlier deployments are to be reached with TLS.
+USE_SSL = "MINIO_USE_SSL"
 
 #: The file key of earlier deployments for their one listener.
 ADDR = "addr"
@@ -160,14 +151,6 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
             advice = nearest(name, [*keys, FILE_VARIABLES[0]], "FAWA_")
             source.problems.append(f"{name} (environment) is unknown; {advice}")
     _read_earlier(environ, source)
-    for backend, names in BACKENDS.items():
-        # Never ignored: somebody counts on their data going there.
-        if found := [name for name in names if environ.get(name)]:
-            them = "it" if len(found) == 1 else "them"
-            source.problems.append(
-                f"{', '.join(found)} (environment): this version has only the embedded storage (a folder, "
-                f"setting data_dir) and no {backend} storage yet; unset {them} to keep files in that folder"
-            )
     places = [Given(environ[name], f"environment {name}") for name in FILE_VARIABLES if environ.get(name)]
     if len(places) > 1:
         source.problems.append(f"{' and '.join(FILE_VARIABLES)} (environment) mean the same; set one")
@@ -176,13 +159,32 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Source, Given | None]:
 
 def _read_earlier(environ: Mapping[str, str], source: Source) -> None:
     """Read the variables of earlier deployments; empty ones count as not given."""
+    scheme = ""
+    if use_ssl := environ.get(USE_SSL):
+        try:
+            scheme = "https" if Switch().parse(use_ssl.strip()) else "http"
+        except ValueError as error:
+            source.problems.append(
+                f"{USE_SSL}: {use_ssl!r} (environment) {error}; allowed: {Switch().allowed()}"
+            )
     for key, row in TABLE.items():
         text = environ.get(row.earlier, "").strip() if row.earlier else ""
         if not text:
             continue
         if key in source.given:
             source.problems.append(f"{row.variable} and {row.earlier} (environment) mean the same; set one")
+        if isinstance(row.kind, WebAddress) and "://" not in text:
+            text = f"{scheme or 'http'}://{text}"
+        elif key == "s3.endpoint" and scheme and not text.startswith(f"{scheme}://"):
+            source.problems.append(
+                f"{row.earlier} and {USE_SSL} (environment) contradict each other; unset the second"
+            )
         source.given[key] = Given(text, f"environment {row.earlier}")
+    if use_ssl and not environ.get(TABLE["s3.endpoint"].earlier):
+        source.problems.append(
+            f"{USE_SSL} (environment) belongs to {TABLE['s3.endpoint'].earlier}, which is not set; "
+            "unset it, or set both"
+        )
 
 
 def _from_kubernetes(name: str, text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 import trio
@@ -64,5 +64,14 @@ class Service(Protocol):
         """Serve until cancelled; calls `task_status.started(offer)` once it can answer.
 
         May be called again after a crash, so everything it opens it also closes. Raising before it has
-        started, at the daemon's own start, ends the daemon with that error's text.
+        started, at the daemon's own start, ends the daemon with that error's text; only for what is
+        `Unreachable` the daemon comes up without it and tries again, for as long as it takes.
         """
+
+
+@runtime_checkable
+class Dependent(Service, Protocol):
+    """A service that cannot start while something that it stands on is away."""
+
+    def outline(self) -> Offer:
+        """Return what it would serve, so that it can be said to be away; nothing of it is called."""

@@ -10,8 +10,9 @@ own. `tests/storage/contract.py` has the tests every backend passes.
 from __future__ import annotations
 
 import enum
+import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
@@ -31,13 +32,14 @@ class StorageError(Exception):
     """
 
 
-class OutOfReach(StorageError):  # noqa: N818 - said as it is
-    """The backend is away, and will be back without anybody changing a setting."""
+class Unreachable(StorageError):  # noqa: N818 - said as it is
+    """The backend is away or overloaded, and may be back by itself."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
         #: What clients may be told.
         self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
+        #: What clients may be told that it is, such as `S3`.
         self.backend = backend
 
 
@@ -96,6 +98,41 @@ class State(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
+class Terms:
+    """On what terms a file is shared, as its sender wants it."""
+
+    #: Complete downloads after which it is removed; 0 is no limit.
+    max_downloads: int = 0
+    #: SHA-256 of the token with which its owner removes it, or b"".
+    owner: bytes = b""
+    #: What the password is held against (`fawa.services.passwords`), or b"".
+    password: bytes = attrs.field(default=b"", repr=False)
+
+    def pack(self) -> bytes:
+        """Return them as stores keep them: b"" where there are none, else JSON."""
+        if self == Terms():
+            return b""
+        values = [self.max_downloads, self.owner.hex(), self.password.hex()]
+        return json.dumps(values, separators=(",", ":")).encode()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Terms:
+        """Return what `pack` made this of.
+
+        Raises:
+            ValueError: it did not.
+
+        """
+        if not packed:
+            return cls()
+        try:
+            most, owner, password = json.loads(packed)
+            return cls(max_downloads=int(most), owner=bytes.fromhex(owner), password=bytes.fromhex(password))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{packed!r} is no packed terms: {error}") from None
+
+
+@attrs.frozen(kw_only=True)
 class FileRecord:
     """What is known of one file. Times are Unix seconds."""
 
@@ -111,6 +148,7 @@ class FileRecord:
     expires: float
     downloads: int = 0
     state: State = State.READY
+    terms: Terms = attrs.field(factory=Terms)
 
 
 class Dependency(Protocol):
@@ -131,6 +169,12 @@ class Dependency(Protocol):
 
 class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
+
+    async def identity(self) -> str:
+        """Return what tells these records from all others, up to 64 characters of A-Z, a-z, 0-9, `_` and `-`.
+
+        It is drawn when there is none yet, and the same for every process that shares the records.
+        """
 
     async def add(self, record: FileRecord) -> None:
         """Store a new record.
@@ -161,6 +205,21 @@ class MetadataStore(Dependency, Protocol):
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads, atomically; does nothing when there is none."""
+
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        """Reserve one of `most` downloads for whoever has the token, until a time; atomically.
+
+        Who has it already has it until then. Returns False where so many were completed or are reserved, or
+        there is no record.
+        """
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        """Give a reservation back, and count its download if that was completed; atomically.
+
+        Returns how many downloads were completed by now, 0 where there is no record. A reservation that has
+        run out is still there to be given back, so a download that is completed late counts too, and none
+        counts twice.
+        """
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
@@ -216,6 +275,18 @@ class Content(Protocol):
 class ContentStore(Protocol):
     """Content by key."""
 
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
+
+    async def claim(self, owner: str) -> None:
+        """Note, durably, that the content goes with the records whose identity is `owner`.
+
+        Raises:
+            StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.
+
+        """
+
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
         """Begin an upload; leaving the context without `commit` leaves nothing behind.
 
@@ -228,6 +299,13 @@ class ContentStore(Protocol):
         Raises:
             NotFound: there is none under that key.
 
+        """
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return a link by which clients get the content from the backend itself, `None` if it has none.
+
+        It is valid for `seconds` from `now` (Unix seconds), and answered with `headers` (names in lower
+        case): cache-control, content-disposition, content-type.
         """
 
     async def delete(self, key: str) -> None:
@@ -326,6 +404,10 @@ class UploadRecord:
     metadata: str = ""
     #: Grows with each writer: the fencing token.
     epoch: int = 0
+    #: Seconds that the file is kept once it is whole, `None` for as long as files are.
+    ttl: float | None = None
+    #: Of the file.
+    terms: Terms = attrs.field(factory=Terms)
 
 
 class UploadStore(Dependency, Protocol):

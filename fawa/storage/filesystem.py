@@ -20,7 +20,7 @@ import hashlib
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -246,6 +246,14 @@ class FilesystemStore:
         """Make the folders where they are missing, and see that they can be used."""
         await self._threads.run("keep files", _prepare, self._threads.folder)
 
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Nothing but the folder that is opened."""
+        return {}
+
+    async def claim(self, owner: str) -> None:
+        """Do nothing: the folder is part of a data folder, as the records are."""
+
     def _path(self, key: str) -> Path:
         return self._content / check_key(key)[:2] / key
 
@@ -281,6 +289,11 @@ class FilesystemStore:
                 await self._threads.run("close content", file.close)
             if scope.cancelled_caught:
                 file.close()
+
+    def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
+        """Return `None`: nobody but us serves a folder."""
+        check_key(key)
+        return None
 
     async def delete(self, key: str) -> None:
         """Remove the content; see `base.ContentStore.delete`."""

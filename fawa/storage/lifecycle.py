@@ -53,17 +53,19 @@ class Repaired:
     uncommitted: int
     #: Content without a record: removed.
     unrecorded: int
-    #: Records without content: removed.
+    #: Records of uploads without content: removed.
     empty: int
     #: Whole content whose record was not ready yet: made ready.
     finished: int
     #: Expired while nobody looked: removed.
     expired: int
+    #: Files whose content is not in this store, lost or kept elsewhere: not served, left until they expire.
+    elsewhere: int
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return sum(attrs.astuple(self))
+        """All that were put right."""
+        return self.uncommitted + self.unrecorded + self.empty + self.finished + self.expired
 
 
 async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload, record: FileRecord) -> None:
@@ -87,7 +89,7 @@ async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload
     except BaseException:
         # The error that brought us here is the one to tell.
         with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            await _remove(content, metadata, record.key)
+            await remove(content, metadata, record.key)
         raise
 
 
@@ -135,15 +137,16 @@ async def settle(content: ContentStore, metadata: MetadataStore, key: str, now: 
 
 
 async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
-    """Return the record of a file that is ready and not expired.
+    """Return the record of a file that is ready, not expired, and not downloaded as often as it may be.
 
     Raises:
         NotFound: there is none.
 
     """
     record = await metadata.get(key)
-    if record.state is not State.READY or record.expires <= now:
-        raise NotFound(f"the file under the key {key} is expired or not ready")
+    most = record.terms.max_downloads
+    if record.state is not State.READY or record.expires <= now or 0 < most <= record.downloads:
+        raise NotFound(f"the file under the key {key} is expired, used up or not ready")
     return record
 
 
@@ -178,7 +181,7 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
         before = removed
         for key in keys:
             try:
-                await _remove(content, metadata, key)
+                await remove(content, metadata, key)
             except StorageError as error:
                 failure = error
             else:
@@ -193,7 +196,9 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
 async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> Repaired:
     """Finish what a crash left half done, and expire what is due; run before anything is served.
 
-    Afterwards the two stores hold the same keys, all `READY`.
+    Afterwards the two stores hold the same keys, all `READY`, but for files whose content has been taken
+    away: no crash does that, but an operator who keeps content in another place from now on, perhaps by
+    mistake. Their records stay until they expire, so that all is well when the place is set back in time.
     """
     uncommitted = await content.sweep_uncommitted()
     # Content before records: whatever content another process adds meanwhile, its record is older.
@@ -203,9 +208,18 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
     unrecorded = stored - recorded
     for key in unrecorded:
         await content.delete(key)
-    empty = 0
+    expired = await expire(content, metadata, now)
+    empty = elsewhere = 0
     for key in recorded - stored:
-        if not await _is_stored(content, key):
+        if await _is_stored(content, key):
+            continue
+        try:
+            record = await metadata.get(key)
+        except NotFound:
+            continue
+        if record.state is State.READY:
+            elsewhere += 1
+        else:
             # If this is an upload of another process, just before its commit, then its `publish` fails
             # and takes the content back: nobody is told of a file that is not there.
             await metadata.delete(key)
@@ -220,11 +234,18 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
         unrecorded=len(unrecorded),
         empty=empty,
         finished=finished,
-        expired=await expire(content, metadata, now),
+        expired=expired,
+        elsewhere=elsewhere,
     )
 
 
-async def _remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
+async def remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
+    """Remove a file; does nothing when there is none. Who has it open finishes.
+
+    Raises:
+        StorageError: a store failed; what is left goes when the file expires.
+
+    """
     await content.delete(key)
     await metadata.delete(key)
 

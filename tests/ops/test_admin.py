@@ -20,6 +20,7 @@ from fawa.net.tcp import bind_unix
 from fawa.ops.meters import gauge
 from fawa.services.base import Offer, Service
 from fawa.services.greet import GreetRpc
+from fawa.storage.base import Unreachable
 from fawa.supervisor import StartError, Supervisor
 
 TOKEN = "a-token-of-sixteen-or-more"
@@ -33,15 +34,22 @@ class Shop:
     name: str = "shop"
     crash: trio.Event = attrs.field(factory=trio.Event)
     fault: Exception | None = None
+    #: Why it cannot start.
+    away: Exception | None = None
     #: Whether the supplier answers at all.
     answers: bool = True
 
+    def outline(self) -> Offer:
+        http = {"/page": Route(("GET",), self._page), "/goods/": Route(("GET",), self._page)}
+        return Offer(rpc=(GreetRpc(),), http=http)
+
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
+        if self.away is not None:
+            raise self.away
         self.crash = trio.Event()
         checks: dict[str, Callable[[], Awaitable[None]]] = {"supplier": self._check}
         figures = (gauge("shop_customers", "In the shop.", lambda: 3),)
-        http = {"/page": Route(("GET",), self._page), "/goods/": Route(("GET",), self._page)}
-        task_status.started(Offer(rpc=(GreetRpc(),), http=http, checks=checks, figures=figures))
+        task_status.started(attrs.evolve(self.outline(), checks=checks, figures=figures))
         await self.crash.wait()
         raise ValueError("told to crash")
 
@@ -221,6 +229,45 @@ async def test_the_task_tree_names_tasks_and_where_they_wait(tmp_path: Path) -> 
         assert b"nursery of" in text
 
     await watch(tmp_path, services=(Shop(),), look=look)
+
+
+async def test_not_ready_while_a_service_waits_for_what_is_away(tmp_path: Path) -> None:
+    """The daemon comes up without it, and it comes by itself."""
+    shop = Shop(away=Unreachable("cannot reach the market at http://market", "the market"))
+
+    async def look(ops: Ops) -> None:
+        for _ in range(10):
+            status, checks = await ops.ready()
+            assert status == 503
+            assert checks["shop"] == "waits for the market: cannot reach the market at http://market"
+            assert "supplier" not in checks
+        status, body = await ops.call(
+            "POST", "/greet.v1.GreetService/SayHello", "Content-Type: application/json", body=HELLO
+        )
+        assert status == 503
+        assert b"service 'shop' waits for the market, which is out of reach: try later" in body
+        assert b"http://market" not in body
+        assert (await ops.samples())["fawa_service_crashes_total{service=shop}"] == 0
+        shop.away = None
+        while (await ops.ready())[0] != 200:
+            await trio.sleep(0.01)
+        assert (await ops.call("GET", "/page"))[0] == 200
+
+    await watch(tmp_path, "--restart-max-crashes", "0", services=(shop,), look=look)
+
+
+async def test_a_service_that_waited_and_then_cannot_start_ends_the_daemon(tmp_path: Path) -> None:
+    shop = Shop(away=Unreachable("cannot reach the market", "the market"))
+
+    async def look(ops: Ops) -> None:
+        shop.away = OSError("the market is another's")
+        await trio.sleep_forever()
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(StartError, match="service 'shop' cannot start: the market is another's"),
+        flatten_subgroups=True,
+    ):
+        await watch(tmp_path, services=(shop,), look=look)
 
 
 async def test_not_ready_while_it_drains(tmp_path: Path) -> None:

@@ -345,6 +345,12 @@ class TestReceiveFile:
 
 
 class TestGetDownloadURL:
+    async def test_there_is_no_link_to_content_that_is_gone(self, files: Files) -> None:
+        record = await files.store(b"abc")
+        await files.content.delete(record.key)
+        with refused(Status.NOT_FOUND, "there is no file under this key"):
+            await get_link(files)
+
     async def test_a_link_that_works_for_five_minutes(self, files: Files) -> None:
         await files.store(DATA, "my report.pdf")
         answer = await get_link(files)

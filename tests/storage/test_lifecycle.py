@@ -38,7 +38,7 @@ from tests.storage.contract import (
 from tests.storage.disk import Disk, PowerCutError
 from tests.storage.wrapped import WrappedMetadata
 
-NOTHING = Repaired(uncommitted=0, unrecorded=0, empty=0, finished=0, expired=0)
+NOTHING = Repaired(uncommitted=0, unrecorded=0, empty=0, finished=0, expired=0, elsewhere=0)
 
 
 @attrs.frozen
@@ -261,19 +261,41 @@ class TestRepair:
     async def test_each_kind_of_leftover(self, stores: Stores) -> None:
         await stores.publish(LONG, key="whole")
         await stores.publish(b"old", key="expired", expires=1000)
-        await stores.metadata.add(make_record("empty"))
         await stores.metadata.add(make_record("begun", state=State.UPLOADING))
         await stores.metadata.add(record_of(b"abc", key="nearly", state=State.UPLOADING))
         await store_content(stores.content, "nearly", b"abc")
         await store_content(stores.content, "unrecorded", b"abc")
         (stores.folder / "files" / "uploads" / "broken.0123.part").write_bytes(b"abc")
         repaired = await repair(stores.content, stores.metadata, 1000)
-        assert repaired == Repaired(uncommitted=1, unrecorded=1, empty=2, finished=1, expired=1)
-        assert repaired.total == 6
+        assert repaired == Repaired(uncommitted=1, unrecorded=1, empty=1, finished=1, expired=1, elsewhere=0)
+        assert repaired.total == 5
         assert await stores.keys() == (["nearly", "whole"], ["nearly", "whole"])
         assert await stores.serve("whole") == LONG
         assert await stores.serve("nearly") == b"abc"
         assert await repair(stores.content, stores.metadata, 1000) == NOTHING
+
+    async def test_files_in_a_place_that_is_not_this_one(self, tmp_path: Path) -> None:
+        """What is kept in another place than before is served again when the place is set back in time."""
+        async with metadata_store(tmp_path / "files.sqlite3") as metadata:
+            async with content_store(tmp_path / "before") as content:
+                before = Stores(tmp_path, content, metadata)
+                await before.publish(LONG, key="long", expires=3000)
+                await before.publish(b"abc", key="short", expires=2000)
+            async with content_store(tmp_path / "now") as content:
+                now = Stores(tmp_path, content, metadata)
+                for _ in range(2):
+                    repaired = await repair(content, metadata, 1000)
+                    assert (repaired.elsewhere, repaired.total) == (2, 0)
+                with pytest.raises(NotFound):
+                    await now.serve("long")
+                await now.publish(b"new", key="new", expires=3000)
+                assert await expire(content, metadata, 2000) == 1
+            async with content_store(tmp_path / "before") as content:
+                before = Stores(tmp_path, content, metadata)
+                repaired = await repair(content, metadata, 2000)
+                assert repaired == attrs.evolve(NOTHING, unrecorded=1, elsewhere=1)
+                assert await before.serve("long", 2000) == LONG
+                assert await before.keys() == (["long"], ["long", "new"])
 
     async def test_a_file_that_is_published_while_it_looks(self, stores: Stores) -> None:
         class Meanwhile(WrappedMetadata):
@@ -401,7 +423,7 @@ class TestPowerCut:
             async with opened(folder) as stores:
                 await stores.publish(b"whole", key="whole")
                 await stores.publish(b"due", key="due", expires=1000)
-                await stores.metadata.add(make_record("empty"))
+                await stores.metadata.add(make_record("empty", state=State.UPLOADING))
                 await stores.metadata.add(record_of(b"abc", key="nearly", state=State.UPLOADING))
                 await store_content(stores.content, "nearly", b"abc")
                 await store_content(stores.content, "unrecorded", b"abc")

@@ -1,0 +1,253 @@
+"""Uploads into an S3 bucket: at once when small, else in parts that leave while further ones come in."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from weakref import WeakValueDictionary
+from xml.etree import ElementTree
+
+import trio
+
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.s3_client import Answer, S3Client
+
+#: Parts of an upload (a limit of S3), and how many of them have the size of the first; the others have twice
+#: that. With the usual 8 MiB an upload has up to 148 GiB. Larger parts would take more memory than one upload
+#: should.
+MAX_PARTS: Final = 10_000
+FIRST_PARTS: Final = 1000
+
+#: One upload's parts on their way at once, in sizes of the first; one more part is being gathered meanwhile.
+IN_FLIGHT: Final = 3
+
+#: Parts of all uploads on their way at once.
+PARTS: Final = 16
+
+#: Seconds to abort an upload that is given up; what is left after is left to the sweep.
+CLEANUP_TIMEOUT: Final = 10.0
+
+#: Metadata of an object: the upload that made it.
+MADE_BY: Final = "x-amz-meta-fawa-upload"
+
+
+def part_size(number: int, first: int) -> int:
+    """Return the bytes of part `number` (from 1) of an upload whose length nobody knows yet."""
+    return first if number <= FIRST_PARTS else 2 * first
+
+
+def max_size(first: int) -> int:
+    """Return the bytes of the largest upload."""
+    return (FIRST_PARTS + 2 * (MAX_PARTS - FIRST_PARTS)) * first
+
+
+class Uploads:
+    """What the uploads of one store share."""
+
+    def __init__(self, client: S3Client, nursery: trio.Nursery) -> None:
+        self.client = client
+        #: Runs the parts.
+        self.nursery = nursery
+        self.limiter = trio.CapacityLimiter(PARTS)
+        #: Ids of the multipart uploads that go on in this process.
+        self.living: set[str] = set()
+        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def committing(self, key: str) -> AsyncIterator[None]:
+        """Let one commit at a time through under a key."""
+        lock = self._locks.setdefault(key, trio.Lock())
+        async with lock:
+            yield
+
+    async def find(self, key: str) -> str | None:
+        """Return which upload made the content, "" for one that is not ours, `None` when there is none."""
+        try:
+            answer = await self.client.request("look for content", "HEAD", key)
+        except NotFound:
+            return None
+        return answer.headers.get(MADE_BY, "")
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Remove a multipart upload and its parts; does nothing when there is none."""
+        with suppress(NotFound):
+            await self.client.request("abort an upload", "DELETE", key, {"uploadId": upload_id})
+
+
+class S3Upload:
+    """An upload; see `base.Upload`. Whoever makes it awaits `end`."""
+
+    def __init__(self, uploads: Uploads, key: str) -> None:
+        self._uploads = uploads
+        self._client = uploads.client
+        self._first = uploads.client.settings.part
+        self._key = key
+        self._name = secrets.token_hex(16)
+        self._sha256 = hashlib.sha256()
+        #: What has come and is in no part yet; all of it but the first `_hashed` bytes is to be hashed.
+        self._gathered = bytearray()
+        self._hashed = 0
+        self._usable = True
+        #: The multipart upload, once there is one, and the etags of its parts by number.
+        self._upload_id = ""
+        self._etags: dict[int, str] = {}
+        self._parts = 0
+        #: Parts on their way by number: their bytes, and what cancels them.
+        self._sending: dict[int, tuple[int, trio.CancelScope]] = {}
+        #: What the first part failed of that did.
+        self._failure: StorageError | None = None
+        #: Set, and replaced, when a part has ended.
+        self._moved = trio.Event()
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; waits for the service only while enough parts are on their way."""
+        self._check_usable()
+        rest = memoryview(data)
+        while rest:
+            size = part_size(self._parts + 1, self._first)
+            room = size - len(self._gathered)
+            self._gathered += rest[:room]
+            rest = rest[room:]
+            if len(self._gathered) == size:
+                self._usable = False
+                await self._send_part()
+                self._usable = True
+
+    async def digest(self) -> bytes:
+        """Return the SHA-256 of what has been written so far."""
+        self._check_usable()
+        self._usable = False
+        await self._hash()
+        self._usable = True
+        return self._sha256.digest()
+
+    async def commit(self) -> None:
+        """Send what is left and publish; `fawa.storage.s3` says what is done against overwriting."""
+        self._check_usable()
+        self._usable = False
+        if self._upload_id:
+            if self._gathered:
+                await self._send_part()
+            await self._wait(0)
+        async with self._uploads.committing(self._key):
+            if await self._uploads.find(self._key) is not None:
+                raise AlreadyExists(f"there is content under the key {self._key} already")
+            refused: StorageError | None = None
+            try:
+                await (self._complete() if self._upload_id else self._put())
+            except AlreadyExists as error:
+                refused = error
+            except NotFound as error:
+                refused = StorageError(f"the upload of {self._key} was aborted by somebody else: {error}")
+            # An earlier try may have been done, though its answer was lost.
+            if refused is not None and await self._uploads.find(self._key) != self._name:
+                raise refused
+        self._forget()
+
+    async def end(self) -> None:
+        """Stop the parts on their way, and abort what was not committed."""
+        self._usable = False
+        for _, scope in self._sending.values():
+            scope.cancel()
+        with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
+            while self._sending:
+                await self._moved.wait()
+            if self._upload_id:
+                # Not before the last part has ended: one that comes after would stay.
+                await self._uploads.abort(self._key, self._upload_id)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._uploads.living.discard(self._upload_id)
+        self._upload_id = ""
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            self._usable = False
+            raise self._failure
+        if not self._usable:
+            raise StorageError("the upload has failed or ended before: begin a new one")
+
+    async def _hash(self) -> None:
+        with memoryview(self._gathered)[self._hashed :] as fresh:
+            self._hashed = len(self._gathered)
+            if len(fresh) < PIECE:
+                self._sha256.update(fresh)
+            else:
+                await trio.to_thread.run_sync(self._sha256.update, fresh)
+
+    async def _send_part(self) -> None:
+        """Start sending what is gathered as the next part, once there is room on the way."""
+        number = self._parts + 1
+        if number > MAX_PARTS:
+            most = max_size(self._first) // 1024**3
+            raise OutOfSpace(f"an upload to S3 has at most {most} GiB: set file.max_size to that or less")
+        await self._hash()
+        if not self._upload_id:
+            await self._begin()
+        await self._wait(max(0, IN_FLIGHT * self._first - len(self._gathered)))
+        part, self._gathered, self._hashed = self._gathered, bytearray(), 0
+        self._parts = number
+        scope = trio.CancelScope()
+        await self._uploads.limiter.acquire_on_behalf_of(scope)
+        # Nothing waits between here and the task, whose `finally` gives the place back.
+        self._sending[number] = len(part), scope
+        self._uploads.nursery.start_soon(self._put_part, number, part, scope)
+
+    async def _begin(self) -> None:
+        # Cancelled here, it may leave an upload without parts, which the sweep finds.
+        answer = await self._client.request(
+            "begin an upload", "POST", self._key, {"uploads": ""}, {MADE_BY: self._name}
+        )
+        self._upload_id = answer.xml().findtext("UploadId") or ""
+        if not self._upload_id:
+            raise StorageError(self._client.explain("begin an upload", "it answered without an id"))
+        self._uploads.living.add(self._upload_id)
+
+    async def _wait(self, most: int) -> None:
+        """Wait until at most `most` bytes are on their way."""
+        while self._failure is None and sum(size for size, _ in self._sending.values()) > most:
+            await self._moved.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _put_part(self, number: int, part: bytearray, scope: trio.CancelScope) -> None:
+        query = {"partNumber": str(number), "uploadId": self._upload_id}
+        failure: StorageError | None = StorageError("the upload was ended before its parts were sent")
+        try:
+            with scope:
+                answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
+                self._etags[number] = answer.headers["etag"]
+                failure = None
+        except StorageError as error:
+            failure = error
+        except KeyError:
+            failure = StorageError(self._client.explain("send a part", "it answered without an ETag"))
+        finally:
+            self._failure = self._failure or failure
+            self._uploads.limiter.release_on_behalf_of(scope)
+            del self._sending[number]
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def _put(self) -> Answer:
+        await self._hash()
+        headers = {"if-none-match": "*", MADE_BY: self._name}
+        return await self._client.request(
+            "store a file", "PUT", self._key, headers=headers, body=self._gathered
+        )
+
+    async def _complete(self) -> Answer:
+        root = ElementTree.Element("CompleteMultipartUpload")
+        for number, etag in sorted(self._etags.items()):
+            part = ElementTree.SubElement(root, "Part")
+            ElementTree.SubElement(part, "PartNumber").text = str(number)
+            ElementTree.SubElement(part, "ETag").text = etag
+        body = ElementTree.tostring(root)
+        headers = {"if-none-match": "*"}
+        return await self._client.request(
+            "complete an upload", "POST", self._key, {"uploadId": self._upload_id}, headers, body
+        )
