@@ -2,7 +2,7 @@
 
 aioquic reads and writes every kind of packet by one general way, which costs a server most of its time. Here,
 and in `quic_send`, the common packets have a way of their own (RFC 9000 section 17.3); whatever is not common
-is left to aioquic, untouched, before anything has been changed. `tests/net/test_quic_twins.py` compares the two.
+is left to aioquic, untouched, before anything has been changed. `tests/net/test_quic_twins.py` has both.
 """
 
 from __future__ import annotations
