@@ -56,6 +56,8 @@ ROOMS = {
     "fawa.net.engine": Room(fawa="fawa.net", libraries="attrs zttp"),
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_receive": Room(fawa="fawa.net", libraries="aioquic cryptography"),
+    "fawa.net.quic_send": Room(fawa="fawa.net", libraries="aioquic"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
     "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
