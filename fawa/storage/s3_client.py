@@ -47,7 +47,7 @@ _SLICE: Final = 256 * 1024
 
 _log = get_logger("fawa.storage.s3")
 
-# Bytes of a body read at once at most: half a piece, so that what `S3Content.read` joins is no longer than one.
+# Bytes of a body read at once at most: half a piece, so that what `S3Content.read` joins is one at most.
 # Nobody else in this process uses httpcore.
 httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = PIECE // 2
 
