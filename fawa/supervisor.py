@@ -46,13 +46,14 @@ from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.ops.meters import Figure, Meters, counter, gauge
+from fawa.ops.notify import Manager
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Dependent, Offer, Service, merge_checks
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
 from fawa.services.wellknown import WebTransportOffer, WellKnown
-from fawa.storage.base import OutOfReach
+from fawa.storage.base import Unreachable
 
 _log = get_logger("fawa.supervisor")
 
@@ -184,6 +185,8 @@ class Supervisor:
     #: Reads the settings anew, for SIGHUP.
     reload: Callable[[], Loaded]
     services: Sequence[Service]
+    #: Who started the process.
+    manager: Manager = attrs.field(factory=Manager.of)
     health: HealthState = attrs.field(factory=HealthState, init=False)
     _router: Router = attrs.field(init=False)
     _root: Root = attrs.field(init=False)
@@ -260,6 +263,7 @@ class Supervisor:
                     await self._stop.wait()
                     grace = self.settings.drain_grace
                     _log.info("draining", connections=self.connections, grace=grace)
+                    self.manager.stopping(f"draining, for up to {grace:g} s")
                     self.health.close()
                     self._door.drain(grace)
                     if self._quic is not None:
@@ -293,7 +297,7 @@ class Supervisor:
                 fault: Exception = RuntimeError("it ended by itself")
             except Exception as error:
                 fault = _innermost(error)
-            if isinstance(fault, OutOfReach):
+            if isinstance(fault, Unreachable):
                 waits += 1
                 seconds = self._put_off(service.name, offer, fault, waits)
                 if not told:
@@ -323,9 +327,10 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
-    def _put_off(self, name: str, offer: Offer, fault: OutOfReach, number: int) -> float:
+    def _put_off(self, name: str, offer: Offer, fault: Unreachable, number: int) -> float:
         """Say what a service waits for, the `number`th time; return the seconds until it is tried again."""
-        self._close(name, offer, fault.told, f"waits for {fault.backend}: {fault}")
+        text = f"service {name!r} waits for {fault.backend}, which is out of reach: try later"
+        self._close(name, offer, text, f"waits for {fault.backend}: {fault}")
         if number == 1:
             _log.warning("service waits", service=name, backend=fault.backend, reason=str(fault))
         return min(restarts.pause(number, random.random()), _LONGEST_WAIT)  # noqa: S311 - jitter
@@ -530,6 +535,7 @@ class Supervisor:
             listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
+        self.manager.ready(f"serving at {scheme}://{first}/")
 
     # Signals
 
@@ -549,11 +555,18 @@ class Supervisor:
 
     async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
+        self.manager.reloading()
+        reloaded = await self._reload()
+        # A signal may come before the start is done, or in the drain: then this is not what is to be said.
+        if self._is_up and not self._stop.is_set():
+            self.manager.ready("serving" if reloaded else "serving by the settings as they were: see the log")
+
+    async def _reload(self) -> bool:
         try:
             new = await trio.to_thread.run_sync(self.reload)
         except Exception as error:
             _log.error("settings not reloaded", reason=str(error))
-            return
+            return False
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
         self._level = None
@@ -570,3 +583,4 @@ class Supervisor:
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))
+        return True

@@ -22,6 +22,7 @@ from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.ratelimit import Rate
+from fawa.services.sharing import SharingSettings
 from fawa.storage import boards, filesystem, leases, sqlite, uploads
 from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
@@ -147,6 +148,12 @@ def _file_settings(settings: Settings) -> FileSettings:
         progress_timeout=settings.file.progress_timeout,
         max_file_size=settings.file.max_size,
         public_url=settings.public_url,
+        sharing=SharingSettings(
+            min_ttl=settings.file.min_ttl,
+            max_ttl=settings.file.max_ttl,
+            wrong_keys=Rate(settings.file.wrong_keys, settings.file.wrong_keys_rate / 60),
+            proxies=Proxies.of(settings.trusted_proxies),
+        ),
     )
 
 

@@ -57,7 +57,7 @@ ROOMS = {
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
-    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs"),
+    "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
     "fawa.net.websocket": Room(fawa="fawa.net", libraries="attrs trio wsproto"),
     "fawa.net.tls": Room(fawa="fawa.net fawa.ops.logging", libraries="attrs cryptography trio"),
@@ -104,6 +104,7 @@ ROOMS = {
         libraries="attrs grpclib multidict trio",
     ),
     "fawa.services.documents": Room(pure=True),
+    "fawa.services.passwords": Room(pure=True),
     "fawa.services.ratelimit": Room(pure=True, libraries="attrs"),
     "fawa.services.wellknown": Room(
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs msgspec"
@@ -112,13 +113,13 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
-    "fawa.storage.s3_client": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs httpcore trio"),
-    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
+    "fawa.storage.s3_client": Room(fawa="fawa.storage", libraries="attrs httpcore trio"),
+    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
@@ -128,6 +129,16 @@ ROOMS = {
         fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
+    # A client of the whiteboard shares its words with the server.
+    "fawa.client.board": Room(
+        fawa="fawa.client fawa.board.events fawa.net", libraries="attrs grpclib msgspec trio"
+    ),
+    "fawa.client.board.documents": Room(pure=True, fawa="fawa.board.events", libraries="attrs msgspec"),
+    "fawa.client.board.session": Room(
+        pure=True, fawa="fawa.board.events fawa.client.board.documents", libraries="attrs msgspec"
+    ),
+    "fawa.client.board.svg": Room(pure=True, fawa="fawa.client.board.documents"),
+    "fawa.client.board.websocket": Room(fawa="fawa.client", libraries="trio wsproto"),
     "fawa.client.sealing": Room(pure=True, libraries="cryptography"),
     "fawa.client.progress": Room(fawa="fawa.client", libraries="rich"),
     "fawa.config": Room(fawa="fawa.net.tls fawa.storage.redis_url", libraries="attrs yaml"),

@@ -22,6 +22,8 @@ from fawa.client.receiving import Reference, page_link, receive
 from fawa.client.sending import check_source, open_source, seal_source
 from fawa.client.text import complain, one_line, tell, tell_json
 from fawa.client.upload import Upload
+from fawa.proto.file.v1.file_grpc import FileServiceBase
+from fawa.proto.file.v1.file_pb2 import DeleteFileRequest, Terms
 from fawa.proto.greet.v1.greet_grpc import GreetServiceBase
 from fawa.proto.greet.v1.greet_pb2 import (
     GreetBidiStreamRequest,
@@ -157,6 +159,11 @@ async def _send(options: argparse.Namespace) -> None:
         raise UsageError("--name is for one file")
     if options.name is None and "-" in options.files:
         raise UsageError("standard input has no name: give one with --name")
+    terms = Terms(
+        ttl_seconds=options.ttl,
+        max_downloads=1 if options.once else options.max_downloads,
+        password=_password(options),
+    )
     for file in options.files:
         check_source(file, options.name)
     async with _connect(options) as channel:
@@ -166,15 +173,16 @@ async def _send(options: argparse.Namespace) -> None:
             with contextlib.closing(source.file), meter() as progress:
                 if options.encrypt:
                     source, secret = seal_source(source)
-                answer = await Upload(channel, source, progress).run()
+                answer = await Upload(channel, source, progress, terms).run()
             if secret is None:
-                url = await _link_if_any(channel, answer.randomkey)
+                url = await _link_if_any(channel, answer.randomkey, terms.password)
             else:
                 url = page_link(options.server, answer.randomkey, secret)
             lines = [
                 one_line(name),
                 f"  key   {one_line(answer.randomkey)}",
                 f"  link  {one_line(url or '(none)')}",
+                f"  token {one_line(answer.owner_token or '(none)')}",
                 f"  {one_line(answer.message)}",
             ]
             if secret is not None:
@@ -186,14 +194,15 @@ async def _send(options: argparse.Namespace) -> None:
                 "encrypted": secret is not None,
                 "key": answer.randomkey,
                 "link": url or None,
+                "owner_token": answer.owner_token or None,
                 "message": answer.message,
             }
             _print(options, result, "\n".join(lines))
 
 
-async def _link_if_any(channel: Channel, key: str) -> str:
+async def _link_if_any(channel: Channel, key: str, password: str) -> str:
     try:
-        return (await get_link(channel, key)).url
+        return (await get_link(channel, key, password)).url
     except GRPCError as error:
         # The file is there, and its key must be told.
         complain(f"there is no link to it: {error.message}")
@@ -218,6 +227,7 @@ async def _receive(options: argparse.Namespace) -> None:
                 progress,
                 force=options.force,
                 as_is=options.as_is,
+                password=_password(options),
             )
     result = {
         "key": reference.key,
@@ -230,8 +240,38 @@ async def _receive(options: argparse.Namespace) -> None:
 
 async def _link(options: argparse.Namespace) -> None:
     async with _connect(options) as channel:
-        answer = await get_link(channel, options.key)
+        answer = await get_link(channel, options.key, _password(options))
     _print(options, {"key": options.key, "name": answer.filename, "link": answer.url}, one_line(answer.url))
+
+
+# board
+
+
+async def _board(options: argparse.Namespace) -> None:
+    from fawa.client.board import commands  # noqa: PLC0415 - QUIC and WebSocket are slow to import
+
+    await commands.board(options)
+
+
+def _password(options: argparse.Namespace) -> str:
+    """Return the password: never on the command line, which every user of the machine can see."""
+    if options.password_file is None:
+        return ""
+    try:
+        text: str = options.password_file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the password in {options.password_file}: {error}") from error
+    password = text.partition("\n")[0].rstrip("\r")
+    if not password:
+        raise UsageError(f"there is no password in {options.password_file}")
+    return password
+
+
+async def _delete(options: argparse.Namespace) -> None:
+    async with _connect(options) as channel:
+        request = DeleteFileRequest(randomkey=options.key, owner_token=options.token)
+        await channel.unary(rpc(FileServiceBase.DeleteFile), request)
+    _print(options, {"key": options.key, "deleted": True}, f"{one_line(options.key)} is deleted")
 
 
 _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], Awaitable[None]]]] = {
@@ -239,4 +279,6 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], Awaitable[None]]]] = {
     "send": _send,
     "receive": _receive,
     "link": _link,
+    "board": _board,
+    "delete": _delete,
 }

@@ -37,6 +37,8 @@ class H3Dialer:
     limits: QuicLimits = CLIENT_LIMITS
     #: Seconds.
     timeout: float = CONNECT_TIMEOUT
+    #: What to do where UDP is blocked.
+    instead: str = "leave out --http3"
 
     async def __call__(self) -> H3Client:
         """Return a new connection.
@@ -62,7 +64,7 @@ class H3Dialer:
                             raise CannotReach(f"cannot reach {self.origin}: {_reason(error)}") from error
         raise CannotReach(
             f"cannot reach {self.origin}: no answer over UDP in {self.timeout:g} s; "
-            "a firewall may block it; leave out --http3"
+            f"a firewall may block it; {self.instead}"
         )
 
     async def _addresses(self) -> list[Address]:

@@ -35,14 +35,16 @@ _PATIENCE: Final = 5.0
 _LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-async def get_link(channel: Channel, key: str) -> GetDownloadURLResponse:
+async def get_link(channel: Channel, key: str, password: str = "") -> GetDownloadURLResponse:
     """Return a link to the file under a key, and the file's name.
 
     Raises:
         GRPCError: the call failed.
 
     """
-    reply = await channel.unary(rpc(FileServiceBase.GetDownloadURL), GetDownloadURLRequest(randomkey=key))
+    reply = await channel.unary(
+        rpc(FileServiceBase.GetDownloadURL), GetDownloadURLRequest(randomkey=key, password=password)
+    )
     return reply.message
 
 
@@ -80,6 +82,7 @@ class Download:
     #: For the link's host.
     trust: Trust
     progress: Progress
+    password: str = attrs.field(default="", repr=False)
     _part: Part | None = attrs.field(default=None, init=False)
     #: As the server has it.
     _name: str = attrs.field(default="", init=False)
@@ -132,7 +135,7 @@ class Download:
     async def _look_up(self) -> None:
         """Find the target, and what there is of it already."""
         try:
-            link = await get_link(self.channel, self.key)
+            link = await get_link(self.channel, self.key, self.password)
         except GRPCError as error:
             if error.status in (Status.UNIMPLEMENTED, Status.FAILED_PRECONDITION):
                 return  # no link: the first message will tell the name
@@ -169,7 +172,7 @@ class Download:
         found = None
         if not self._link_is_useless:
             with trio.move_on_after(_PATIENCE), suppress(GRPCError, ValueError):
-                link = await get_link(self.channel, self.key)
+                link = await get_link(self.channel, self.key, self.password)
                 async with fetch(link.url, range_headers(0, last=0), self.trust) as response:
                     found = read_slice_untrusted(response.status, response.headers)
         return None if found is None else found.facts
@@ -197,7 +200,7 @@ class Download:
         """Receive the rest by a ReceiveFile call; tells whether that was possible from where it was tried."""
         part = self._part
         offset = part.size if part is not None and part.is_resumable else 0
-        request = ReceiveFileRequest(randomkey=self.key, offset=offset)
+        request = ReceiveFileRequest(randomkey=self.key, offset=offset, password=self.password)
         try:
             async with self.channel.server_stream(rpc(FileServiceBase.ReceiveFile), request) as call:
                 first = await call.recv()
@@ -240,7 +243,7 @@ class Download:
         self.progress.at(part.size)
         if part.size == facts.size:
             return
-        link = await get_link(self.channel, self.key)
+        link = await get_link(self.channel, self.key, self.password)
         try:
             async with fetch(link.url, range_headers(part.size, facts.tag), self.trust) as response:
                 if response.status in _LATER:

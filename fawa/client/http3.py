@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from grpclib.const import Status
@@ -16,14 +16,20 @@ from fawa.client.wire import HIGH_WATER
 from fawa.net.quic_client import GoAwayReceived, QuicClientEngine, error_name
 from fawa.net.quic_engine import (
     KEEP_ALIVE_PING,
+    DatagramReceived,
     DataReceived,
     ErrorCode,
     Event,
     HeadersReceived,
+    SessionStreamData,
     StopSendingReceived,
     StreamReset,
 )
+from fawa.net.session_streams import STREAM_REJECTED, SessionStreams
 from fawa.net.udp import Address, Datagram, DatagramSocket
+
+if TYPE_CHECKING:
+    from fawa.net.http3_exchange import BodySink
 
 #: Seconds by which timers fire late. aioquic compares sums of floats: asked in the very instant that it
 #: named, it may find nothing to do and name the same instant again.
@@ -35,12 +41,27 @@ _PROBES: Final = 3
 class H3ClientExchange(ClientExchange):
     """One request stream."""
 
-    __slots__ = ("_closed", "_conn", "_finished", "_silenced", "_trailing", "_unreleased", "id")
+    __slots__ = (
+        "_closed",
+        "_finished",
+        "_silenced",
+        "_sink",
+        "_trailing",
+        "_unreleased",
+        "conn",
+        "id",
+        "label",
+    )
 
     def __init__(self, conn: H3Client, stream_id: int) -> None:
         super().__init__()
-        self._conn = conn
+        #: Its connection: a WebTransport session needs more of that than this stream.
+        self.conn = conn
         self.id = stream_id
+        #: What became of it, where it was more than a request.
+        self.label = ""
+        #: Takes what comes, see `divert`.
+        self._sink: BodySink | None = None
         #: Trailers that came ahead of the end.
         self._trailing: Headers = []
         #: Octets that came and were not given back to the stream's window.
@@ -63,8 +84,11 @@ class H3ClientExchange(ClientExchange):
 
     def on_data(self, data: bytes) -> None:
         """Octets of the body have come."""
+        if self._sink is not None:
+            self._sink.body(data)
+            return
         self._unreleased += len(data)
-        self._conn.engine.hold(self.id, len(data))
+        self.conn.engine.hold(self.id, len(data))
         self.feed(data)
 
     def on_end(self) -> None:
@@ -73,6 +97,20 @@ class H3ClientExchange(ClientExchange):
             self.feed_end(self._trailing)
         else:
             self.fail(GRPCError(Status.INTERNAL, "the server ended the response before it began"))
+        if self._sink is not None:
+            self._sink.body_end()
+
+    def divert(self, sink: BodySink) -> None:
+        """Give what comes from here on to `sink`, and what has come already; nobody is to call `receive`."""
+        self._sink = sink
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        self.buffered = 0
+        self.conn.engine.release(self.id)
+        for data in pieces:
+            sink.body(data)
+        if self.ended:
+            sink.body_end()
 
     def silence(self) -> None:
         """The server wants no more of the request; its response may still come."""
@@ -85,35 +123,46 @@ class H3ClientExchange(ClientExchange):
     # The caller's side.
 
     def _consumed(self) -> None:
-        half = self._conn.engine.limits.stream_window // 2
+        half = self.conn.engine.limits.stream_window // 2
         if self.buffered <= half < self._unreleased and not self._closed and not self.ended:
-            engine = self._conn.engine
+            engine = self.conn.engine
             engine.release(self.id)
             engine.hold(self.id, self.buffered)
             self._unreleased = self.buffered
-            self._conn.wake()
+            self.conn.wake()
 
     def push(self, data: bytes) -> None:
         if not self._silenced and data:
-            self._conn.engine.send_data(self.id, data)
-            self._conn.wake()
+            self.conn.engine.send_data(self.id, data)
+            self.conn.wake()
+
+    def flush(self) -> None:
+        """Let what is queued go; it does so by itself, in time."""
+        self.conn.wake()
+
+    def reset(self, code: int) -> None:
+        """Break off both directions with an error code of HTTP/3."""
+        if not self._closed:
+            self._closed = self._silenced = True
+            self.conn.engine.abandon(self.id, code)
+            self.conn.wake()
 
     def _has_room(self) -> bool:
-        return self._silenced or self.is_over or self._conn.engine.backlog(self.id) < HIGH_WATER
+        return self._silenced or self.is_over or self.conn.engine.backlog(self.id) < HIGH_WATER
 
     async def drain(self) -> None:
         if not self._has_room():
-            await self._conn.wait_room(self._has_room)
+            await self.conn.wait_room(self._has_room)
 
     def finish(self) -> None:
         self._finished = True
         if not self._silenced:
-            self._conn.engine.end(self.id)
+            self.conn.engine.end(self.id)
             self._silenced = True
-            self._conn.wake()
+            self.conn.wake()
 
     def _close(self) -> None:
-        conn = self._conn
+        conn = self.conn
         if not self._closed:
             self._closed = self._silenced = True
             if not (self.ended and self._finished):
@@ -136,6 +185,10 @@ class H3Client(Shared):
         self.lost = False
         self._sock = sock
         self._exchanges: dict[int, H3ClientExchange] = {}
+        #: What takes the streams and datagrams of WebTransport sessions, by the stream of their CONNECT.
+        self.sessions: dict[int, SessionStreams] = {}
+        #: The session that a stream belongs to.
+        self.session_of: dict[int, int] = {}
         #: Places that were acquired and not used yet.
         self._promised = 0
         #: No further request is sent here.
@@ -195,6 +248,7 @@ class H3Client(Shared):
         """The caller is done with an exchange."""
         if self._exchanges.get(exchange.id) is exchange:
             del self._exchanges[exchange.id]
+            self._end_session(exchange.id)
             self.engine.forget(exchange.id)
             self._end_if_done()
 
@@ -228,8 +282,18 @@ class H3Client(Shared):
         self._sock.send(self.engine.datagrams(trio.current_time()))
         self._sleep.deadline = self._due()
 
-    async def wait_room(self, has_room: Callable[[], bool]) -> None:
-        """Wait until `has_room()` or the connection is over; asked again whenever the server has moved."""
+    def made_progress(self) -> None:
+        """Let those who wait in `wait_room` look again."""
+        self._progress.unpark_all()
+
+    async def wait_room(
+        self, has_room: Callable[[], bool], progress: Callable[[], int] | None = None
+    ) -> None:
+        """Wait until `has_room()` or the connection is over; asked again whenever the server has moved.
+
+        For how long is the caller's to say, so `progress` is not asked for.
+        """
+        del progress
         while not has_room() and not self.lost:
             await self._progress.park()
 
@@ -267,7 +331,7 @@ class H3Client(Shared):
             self._probe_at = now + engine.silence / _PROBES
         for event in events:
             self._handle(event)
-        self._progress.unpark_all()
+        self.made_progress()
         if self._waiting and self._has_place:
             self._waiting.unpark(count=engine.streams_left - self._promised)
 
@@ -278,6 +342,33 @@ class H3Client(Shared):
             exchange = self._exchanges.get(event.stream_id)
             if exchange is not None:
                 self._on_stream(exchange, event)
+            elif isinstance(event, StreamReset | StopSendingReceived):
+                self._on_session_break(event)
+        elif isinstance(event, SessionStreamData):
+            self._on_session_data(event)
+        elif isinstance(event, DatagramReceived) and (session := self.sessions.get(event.stream_id)):
+            session.datagram(event.data)
+
+    def _on_session_data(self, event: SessionStreamData) -> None:
+        session = self.sessions.get(event.session_id)
+        if session is None:
+            self.engine.reject_session_stream(event.stream_id, STREAM_REJECTED)
+        else:
+            self.session_of[event.stream_id] = event.session_id
+            session.stream_data(event.stream_id, event.data, ended=event.stream_ended)
+
+    def _on_session_break(self, event: StreamReset | StopSendingReceived) -> None:
+        session = self.sessions.get(self.session_of.get(event.stream_id, -1))
+        if session is None:
+            return
+        if isinstance(event, StreamReset):
+            session.stream_reset(event.stream_id, event.error_code)
+        else:
+            session.stop_sending(event.stream_id, event.error_code)
+
+    def _end_session(self, session_id: int) -> None:
+        if (session := self.sessions.pop(session_id, None)) is not None:
+            session.end()
 
     def _on_stream(
         self,
@@ -305,6 +396,7 @@ class H3Client(Shared):
         self.engine.abandon(exchange.id, ErrorCode.H3_REQUEST_CANCELLED)
         exchange.end_stream()
         exchange.fail(from_h3_reset(code, error_name(code)))
+        self._end_session(exchange.id)
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
         for exchange in list(self._exchanges.values()):
@@ -360,6 +452,8 @@ class H3Client(Shared):
         for exchange in self._exchanges.values():
             exchange.end_stream()
             exchange.fail(error)
+        for session_id in list(self.sessions):
+            self._end_session(session_id)
         self._waiting.unpark_all()
         self._progress.unpark_all()
 

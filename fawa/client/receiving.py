@@ -80,6 +80,7 @@ async def receive(
     *,
     force: bool,
     as_is: bool,
+    password: str = "",
 ) -> Received:
     """Receive a file into `destination`, open it if it is sealed, and restore it if it is a folder.
 
@@ -91,6 +92,7 @@ async def receive(
         progress: told how it gets on.
         force: replace what is there.
         as_is: keep a folder as the archive that it came as.
+        password: of the file, where it has one.
 
     Raises:
         GRPCError: the server does not give it.
@@ -103,7 +105,7 @@ async def receive(
         folder = destination or Path()
         folder = folder if folder.is_dir() else folder.parent
         into = folder / safe_name(f"sealed-{reference.key}.fawa")
-    download = Download(channel, reference.key, into, force, trust, progress)
+    download = Download(channel, reference.key, into, force, trust, progress, password)
     try:
         received = await download.run()
     except BaseException:

@@ -24,6 +24,7 @@ from fawa.proto.file.v1.file_pb2 import (
     SendFileRequest,
     SendFileResponse,
     StartUploadRequest,
+    Terms,
 )
 
 #: Bytes of file in one message, well under the 4 MiB that servers take.
@@ -146,7 +147,9 @@ class Upload:
     channel: Channel
     source: Source
     progress: Progress
+    terms: Terms = attrs.field(factory=Terms)
     _upload_id: str = attrs.field(default="", init=False)
+    _owner_token: str = attrs.field(default="", init=False, repr=False)
     #: Bytes that the server has said are stored.
     _stored: int = attrs.field(default=0, init=False)
     #: A call for content has been made.
@@ -164,6 +167,8 @@ class Upload:
         source = self.source
         self.progress.begin(source.name, source.size)
         if not await self._start():
+            if self.terms != Terms():
+                raise TransferError("the server knows no terms of sharing: send the file without them")
             return await send_file(self.channel, source.file, source.name, source.size, self.progress)
         try:
             await trying_again(self._go_on, _may_pass, lambda: self._stored, self.progress)
@@ -173,15 +178,18 @@ class Upload:
                 request = CancelUploadRequest(upload_id=self._upload_id)
                 await self.channel.unary(rpc(FileServiceBase.CancelUpload), request)
             raise
-        return await source.check(self._answer)
+        answer = await source.check(self._answer)
+        answer.owner_token = self._owner_token
+        return answer
 
     async def _start(self) -> bool:
         """Begin the upload; tells whether the server can."""
-        request = StartUploadRequest(name=self.source.name, size=self.source.size)
+        request = StartUploadRequest(name=self.source.name, size=self.source.size, terms=self.terms)
 
         async def start() -> None:
             reply = await self.channel.unary(rpc(FileServiceBase.StartUpload), request)
             self._upload_id = reply.message.upload_id
+            self._owner_token = reply.message.owner_token
 
         try:
             # One that was begun without an answer that arrived expires by itself.

@@ -215,6 +215,12 @@ def _same_port_as_admin(
     return _same_port(plain, admin) or _same_port(tls, admin)
 
 
+def _ca_without_tls(redis: RedisAddress | None, ca: Path | None) -> str | None:
+    if ca is None or (redis is not None and redis.tls):
+        return None
+    return "trust somebody with a connection that has no TLS"
+
+
 def _half_of_s3(endpoint: str, bucket: str, access_key: str, secret_key: str | None) -> str | None:
     given = [bool(value) for value in (endpoint, bucket, access_key, secret_key)]
     return "are not all that S3 takes" if any(given) and not all(given) else None
@@ -226,12 +232,6 @@ def _endpoint_with_path(endpoint: str) -> str | None:
 
 def _public_alone(endpoint: str, public: str) -> str | None:
     return "lack the service itself" if public and not endpoint else None
-
-
-def _ca_without_tls(redis: RedisAddress | None, ca: Path | None) -> str | None:
-    if ca is None or (redis is not None and redis.tls):
-        return None
-    return "trust somebody with a connection that has no TLS"
 
 
 #: Keys, what finds fault with their values, and what is allowed.
@@ -246,6 +246,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
         "an address of this machine, a Unix socket, a token",
     ),
     (("listen", "listen_tls", "admin.listen"), _same_port_as_admin, "different ports, or port 0"),
+    (("redis.url", "redis.ca"), _ca_without_tls, "redis.ca only with a redis.url that begins with rediss"),
     (
         ("s3.endpoint", "s3.bucket", "s3.access_key", "s3.secret_key"),
         _half_of_s3,
@@ -253,6 +254,5 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str | None], str], ...] = (
     ),
     (("s3.endpoint",), _endpoint_with_path, "scheme, host and port; a bucket has a setting of its own"),
     (("s3.endpoint", "s3.public_endpoint"), _public_alone, "s3.public_endpoint only with s3.endpoint"),
-    (("redis.url", "redis.ca"), _ca_without_tls, "redis.ca only with a redis.url that begins with rediss"),
     (("window.stream", "window.connection"), _stream_above_connection, "at most window.connection"),
 )

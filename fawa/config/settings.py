@@ -216,6 +216,10 @@ class FileSettings:
     """The file service."""
 
     ttl: float = setting(Duration(1, YEAR), "25m", "How long a file is kept.", live=True)
+    min_ttl: float = setting(Duration(1, YEAR), "1s", "The least that a sender may ask for.", live=True)
+    max_ttl: float = setting(
+        Duration(1, YEAR), "24h", "The most that a sender may ask for; never less than file.ttl.", live=True
+    )
     # A day: who closes the laptop in the evening goes on in the morning.
     upload_ttl: float = setting(
         Duration(1, YEAR),
@@ -228,6 +232,15 @@ class FileSettings:
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
     )
     max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.", live=True)
+    wrong_keys: int = setting(
+        Integer(1, 1_000_000),
+        "50",
+        "Wrong keys, passwords and owner's tokens from one address at once; then it waits.",
+        live=True,
+    )
+    wrong_keys_rate: int = setting(
+        Integer(1, 1_000_000), "10", "Further wrong ones a minute after that.", live=True
+    )
     sweep_interval: float = setting(
         Duration(0.1, 24 * HOUR), "30s", "Time between two removals of expired files.", live=True
     )
@@ -392,9 +405,9 @@ class RedisSettings:
         Maybe(RedisUrl()),
         "",
         "Where it is; without it, records and copies are in data_dir. Daemons that share one must share what "
-        "files hold (data_dir) and link_secret too. Have it keep what it is told (appendonly yes, "
-        "maxmemory-policy noeviction), or files can be lost. Set a password in the environment or the file: "
-        "flags can be seen by every user of the machine.",
+        "files hold (the S3 bucket and prefix, or data_dir) and link_secret too. Have it keep what it is "
+        "told (appendonly yes, maxmemory-policy noeviction), or files can be lost. Set a password in the "
+        "environment or the file: flags can be seen by every user of the machine.",
         earlier="DRAGONFLY_ADDR",
     )
     ca: Path | None = setting(

@@ -8,14 +8,15 @@ from typing import Final
 
 import attrs
 from aioquic._buffer import Buffer, BufferReadError
-from aioquic.h3.connection import FrameError, FrameType, H3Stream, IdError
+from aioquic.h3.connection import FrameError, FrameType, H3Stream, IdError, Setting
 from aioquic.h3.events import H3Event, Headers
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription
+from cryptography.hazmat.primitives import hashes
 
 from fawa.net.quic_core import H3Core, QuicCore
-from fawa.net.quic_engine import ConnectionTerminated, ErrorCode, Event, QuicEngine
+from fawa.net.quic_engine import ConnectionTerminated, ErrorCode, Event, HandshakeCompleted, QuicEngine
 from fawa.net.quic_packets import CID_LENGTH, Address, QuicLimits
 
 __all__ = ["CLIENT_LIMITS", "GoAwayReceived", "QuicClientEngine", "QuicTrust", "error_name"]
@@ -51,6 +52,8 @@ class QuicTrust:
     capath: str | None
     #: Whether certificates are looked at.
     verify: bool = True
+    #: Instead, where there are any: the SHA-256 of each certificate that is accepted, whoever signed it.
+    pins: tuple[bytes, ...] = ()
 
 
 class GoAwayReceived(H3Event):
@@ -163,16 +166,18 @@ class QuicClientEngine(QuicEngine):
             idle_timeout=limits.idle_timeout,
             max_data=limits.connection_window,
             max_stream_data=limits.stream_window,
+            max_datagram_frame_size=65536 if limits.sessions else None,
             # An address may name its interface, of which no certificate knows.
             server_name=host.partition("%")[0],
             cafile=trust.cafile,
             capath=trust.capath,
-            verify_mode=ssl.CERT_REQUIRED if trust.verify else ssl.CERT_NONE,
+            verify_mode=ssl.CERT_REQUIRED if trust.verify and not trust.pins else ssl.CERT_NONE,
         )
         super().__init__(_ClientCore(configuration, limits), limits)
         #: GOAWAY frames that came, until `events` tells of them.
         self.goaways: list[GoAwayReceived] = []
         self._gone: ConnectionTerminated | None = None
+        self._pins = trust.pins
 
     def _new_h3(self) -> H3Core:
         return _ClientH3(self, self.limits)
@@ -207,9 +212,24 @@ class QuicClientEngine(QuicEngine):
     def events(self) -> list[Event]:
         """Return what has happened since the last call."""
         found = super().events()
+        if self._pins and any(isinstance(event, HandshakeCompleted) for event in found):
+            self._check_pin()
         found += self.goaways
         self.goaways.clear()
         return found
+
+    def _check_pin(self) -> None:
+        """Close the connection, before anything is sent on it, where nobody knows the certificate."""
+        certificate = self.quic.tls._peer_certificate
+        if certificate is None or certificate.fingerprint(hashes.SHA256()) not in self._pins:
+            code = QuicErrorCode.CRYPTO_ERROR + AlertDescription.bad_certificate
+            self.close(code, "it is not the one that the server announced")
+
+    @property
+    def takes_sessions(self) -> bool | None:
+        """Whether the server takes WebTransport sessions; `None` until it has said."""
+        settings = None if self._h3 is None else self._h3.received_settings
+        return None if settings is None else settings.get(Setting.ENABLE_WEBTRANSPORT) == 1
 
     @property
     def over(self) -> ConnectionTerminated | None:

@@ -337,6 +337,10 @@ class QuicEngine:
         code: int | None = None if stream is None else stream.sender._reset_error_code
         return code
 
+    def opens(self, stream_id: int) -> bool:
+        """Whether a stream is one that this side opens (RFC 9000 section 2.1)."""
+        return self.quic._is_client == (stream_id & 1 == 0)
+
     def is_unused(self, stream_id: int) -> bool:
         """Whether we have sent nothing on a stream that the peer has opened both ways, and not ended it."""
         stream = self.quic._streams.get(stream_id)

@@ -20,7 +20,7 @@ from fawa.net.connection import HIGH_WATER
 from fawa.net.exchange import Disconnected
 
 if TYPE_CHECKING:
-    from fawa.net.http3 import H3Connection
+    from fawa.net.webtransport import SessionHome
 
 #: HTTP/3 error codes (draft-ietf-webtrans-http3 section 9.5): a stream that was not waited for, or whose
 #: session there is not; and one whose session is over.
@@ -88,8 +88,9 @@ class Stream:
         self._arrived: trio.Event | None = None
         self._ended = False
         #: Nothing more is received, or sent.
-        self._in_over = stream_id & 3 == 3
-        self._out_over = stream_id & 3 == 2
+        is_one_way, is_ours = bool(stream_id & 2), home.conn.engine.opens(stream_id)
+        self._in_over = is_one_way and is_ours
+        self._out_over = is_one_way and not is_ours
         self._reset_by_peer: StreamReset | None = None
         self._stopped_by_peer: StreamReset | None = None
 
@@ -313,7 +314,7 @@ class SessionStreams:
 
     """
 
-    def __init__(self, conn: H3Connection, session_id: int, limits: SessionLimits) -> None:
+    def __init__(self, conn: SessionHome, session_id: int, limits: SessionLimits) -> None:
         self.conn = conn
         self.id = session_id
         self.limits = limits

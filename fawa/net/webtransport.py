@@ -1,4 +1,4 @@
-"""WebTransport over HTTP/3 (draft-ietf-webtrans-http3), server side.
+"""WebTransport over HTTP/3 (draft-ietf-webtrans-http3): sessions, and how a server opens them.
 
     session = accept(exchange, allows=...)
     if session is not None:
@@ -11,7 +11,7 @@ capsules and its end. None of it needs a task of its own; one that runs `keep_al
 session outlive silence.
 
 Browsers and aioquic speak draft 02, which differs from later ones in how support is announced; both are
-answered.
+answered. A client opens its sessions by `fawa.client.webtransport`; from there on both sides are alike.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from fawa.net.capsules import CapsuleReader, Close, Drain, encode_capsule
 from fawa.net.cors import may_connect
 from fawa.net.exchange import Disconnected, Exchange, Headers
-from fawa.net.http3_exchange import H3Exchange
-from fawa.net.quic_engine import KEEP_ALIVE_PING, ErrorCode
+from fawa.net.http3_exchange import BodySink, H3Exchange
+from fawa.net.quic_engine import KEEP_ALIVE_PING, ErrorCode, QuicEngine
 from fawa.net.session_streams import SessionStreams, Stream, StreamReset
 
-__all__ = ["METHODS", "Session", "Stream", "StreamReset", "accept", "admit"]
+__all__ = ["METHODS", "ConnectStream", "Session", "SessionHome", "Stream", "StreamReset", "accept", "admit"]
 
 #: What a route that answers with a session takes.
 METHODS: Final = ("CONNECT",)
@@ -111,10 +111,65 @@ def _offered(exchange: Exchange) -> list[str]:
     return [re.sub(r"\\(.)", r"\1", found[1]) for found in _ONE.finditer(offers)]
 
 
-class Session:
-    """The server's end of a session. Any task may use it."""
+class SessionHome(Protocol):
+    """A connection that has sessions, of either side."""
 
-    def __init__(self, exchange: H3Exchange, streams: SessionStreams, protocol: str | None) -> None:
+    #: The session that a stream belongs to.
+    session_of: dict[int, int]
+
+    @property
+    def engine(self) -> QuicEngine:
+        """What speaks QUIC."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing can be sent any more."""
+
+    def wake(self) -> None:
+        """There is something to send."""
+
+    def made_progress(self) -> None:
+        """Let those who wait in `wait_room` look again."""
+
+    async def wait_room(self, has_room: Callable[[], bool], progress: Callable[[], int]) -> None:
+        """Wait until `has_room()`, or the connection is over.
+
+        Raises:
+            Disconnected: it is over, or `progress()` has stayed the same for too long.
+
+        """
+
+
+class ConnectStream(Protocol):
+    """The stream of a CONNECT request that was answered with a session, of either side."""
+
+    #: For the log: what became of it.
+    label: str
+
+    @property
+    def conn(self) -> SessionHome:
+        """Its connection."""
+
+    def push(self, data: bytes) -> None:
+        """Queue octets."""
+
+    def flush(self) -> None:
+        """Let what is queued go."""
+
+    def finish(self) -> None:
+        """Send nothing more."""
+
+    def reset(self, code: int) -> None:
+        """Break off both directions with an error code of HTTP/3."""
+
+    def divert(self, sink: BodySink) -> None:
+        """Give what comes to `sink`."""
+
+
+class Session:
+    """One end of a session. Any task may use it."""
+
+    def __init__(self, exchange: ConnectStream, streams: SessionStreams, protocol: str | None) -> None:
         """Take an exchange that has been answered: see `accept`."""
         #: The request it was opened with.
         self.exchange = exchange
@@ -195,6 +250,10 @@ class Session:
 
     # Life and end.
 
+    async def wait_over(self) -> None:
+        """Wait until the session is over."""
+        await self._streams.wait_over()
+
     async def wait_draining(self) -> None:
         """Wait until `draining`."""
         await self._drains.wait()
@@ -208,7 +267,7 @@ class Session:
         conn = self.exchange.conn
         while self.is_open:
             with trio.move_on_after(conn.engine.silence / 3):
-                await self._streams.wait_over()
+                await self.wait_over()
                 return
             conn.engine.ping(KEEP_ALIVE_PING)
             conn.wake()

@@ -21,6 +21,8 @@ from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
     CancelUploadRequest,
     CancelUploadResponse,
+    DeleteFileRequest,
+    DeleteFileResponse,
     FileInfo,
     GetDownloadURLRequest,
     GetDownloadURLResponse,
@@ -35,11 +37,13 @@ from fawa.proto.file.v1.file_pb2 import (
 )
 from fawa.rpc.stream import Stream
 from fawa.services.base import Offer, checks
-from fawa.services.file_uploads import UploadRpc, checked_sha256
+from fawa.services.downloads import AllTaken, Downloads
+from fawa.services.file_uploads import UploadRpc, checked_sha256, share
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, content_disposition, guess_type
+from fawa.services.sharing import Denied, Sharing, SharingSettings, TooOften
 from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
 from fawa.services.uploads import UploadLimits, Uploads, make_key
@@ -50,16 +54,16 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
-    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
+    Unreachable,
     Upload,
     UploadStore,
     is_key,
 )
 from fawa.storage.leases import Leases, embedded_leases
-from fawa.storage.lifecycle import open_file, publish
+from fawa.storage.lifecycle import find, open_file, publish, remove
 
 _log = get_logger("fawa.services.file")
 
@@ -82,6 +86,8 @@ class FileSettings:
     max_file_size: int = 0
     #: What links begin with: scheme, authority and perhaps a path. "" takes what the client used.
     public_url: str = ""
+    #: On what terms files may be shared; `ttl` there is that above.
+    sharing: SharingSettings = attrs.field(factory=SharingSettings)
 
 
 @attrs.frozen(eq=False)
@@ -95,6 +101,7 @@ class FileRpc(FileServiceBase):
     settings: Callable[[], FileSettings]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    sharing: Sharing
     #: Uploads that may be interrupted, where the stores can keep them.
     uploads: Uploads | None = None
 
@@ -112,6 +119,7 @@ class FileRpc(FileServiceBase):
         with _status_of_storage_errors():
             # Whoever sends much should not hear at its end what was known at its beginning.
             await self.metadata.check()
+            shared = await share(self.sharing, info.terms)
             key = make_key()
             async with self.content.create(key) as upload:
                 await _receive_content(stream, upload, info.size, settings.progress_timeout)
@@ -127,10 +135,11 @@ class FileRpc(FileServiceBase):
                     content_type=guess_type(info.name),
                     sha256=sha256,
                     created=now,
-                    expires=now + settings.ttl,
+                    expires=now + (shared.ttl or settings.ttl),
+                    terms=shared.terms,
                 )
                 await publish(self.content, self.metadata, upload, record)
-        await stream.send_message(_answer(record))
+        await stream.send_message(_answer(record, shared.owner_token))
 
     async def StartUpload(self, stream: Stream[StartUploadRequest, StartUploadResponse]) -> None:
         """Begin an upload that may be interrupted."""
@@ -158,16 +167,18 @@ class FileRpc(FileServiceBase):
             raise GRPCError(
                 Status.UNIMPLEMENTED, "this server keeps no interrupted uploads: use SendFile alone"
             )
-        return UploadRpc(self.uploads, _answer)
+        return UploadRpc(self.uploads, self.sharing, _answer)
 
     async def ReceiveFile(self, stream: Stream[ReceiveFileRequest, ReceiveFileResponse]) -> None:
         """Send a file back: its name and size, then its content."""
         request = await receive_one(stream)
         key = _checked_key(request.randomkey)
         with _status_of_storage_errors():
-            async with open_file(self.content, self.metadata, key, self.clock()) as (record, content):
+            await self._admit(stream, key, request.password)
+            async with self.downloads.open(key) as download:
+                record, content = download.record, download.content
                 name = record.name
-                start, count = _asked_range(request, record.size)
+                start, count = _asked_range(request, record)
                 _leave_uncompressed(stream)
                 first = ReceiveFileResponse(
                     filename=name,
@@ -179,19 +190,29 @@ class FileRpc(FileServiceBase):
                 async with aclosing(content.read(start, count)) as pieces:
                     async for piece in pieces:
                         await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
-        if start + count < record.size:
-            return  # of a download in parts, exactly one has the last byte
-        try:
-            await self.metadata.count_download(key)
-        except StorageError as error:
-            _log.warning("a download was not counted", key=key, error=str(error))
+                # Of a download in parts, exactly one has the last byte.
+                download.completed = start + count == record.size
+
+    async def _admit(self, stream: object, key: str, password: str) -> FileRecord:
+        """Return the record of a file for whoever has its key and password."""
+        async with self.sharing.guessing(cast("Any", stream).exchange):
+            record = await find(self.metadata, key, self.clock())
+            await self.sharing.check_password(record, password)
+        return record
+
+    @property
+    def downloads(self) -> Downloads:
+        """What opens files."""
+        return Downloads(self.content, self.metadata, self.clock)
 
     async def GetDownloadURL(self, stream: Stream[GetDownloadURLRequest, GetDownloadURLResponse]) -> None:
         """Answer with a link that works for a while without anything else."""
-        key = _checked_key((await receive_one(stream)).randomkey)
+        request = await receive_one(stream)
+        key = _checked_key(request.randomkey)
         settings = self.settings()
         now = self.clock()
         with _status_of_storage_errors():
+            await self._admit(stream, key, request.password)
             # No link to content that is not there.
             async with open_file(self.content, self.metadata, key, now) as (record, _):
                 pass
@@ -210,6 +231,8 @@ class FileRpc(FileServiceBase):
 
     def _direct_link(self, record: FileRecord, now: float, expires: int) -> str | None:
         """Return a link to the backend, if clients reach it; what goes that way is not counted."""
+        if record.terms.max_downloads:
+            return None
         headers = {
             "cache-control": "private",
             "content-disposition": content_disposition(record.name),
@@ -217,8 +240,19 @@ class FileRpc(FileServiceBase):
         }
         return self.content.link(record.key, headers, now, expires - math.floor(now))
 
+    async def DeleteFile(self, stream: Stream[DeleteFileRequest, DeleteFileResponse]) -> None:
+        """Remove a file for its owner."""
+        request = await receive_one(stream)
+        key = _checked_key(request.randomkey)
+        with _status_of_storage_errors():
+            async with self.sharing.guessing(cast("Any", stream).exchange):
+                record = await find(self.metadata, key, self.clock())
+                self.sharing.check_owner(record, request.owner_token)
+            await remove(self.content, self.metadata, key)
+        await stream.send_message(DeleteFileResponse())
 
-def _answer(record: FileRecord) -> SendFileResponse:
+
+def _answer(record: FileRecord, owner_token: str = "") -> SendFileResponse:
     """Return the answer for a file that is stored."""
     until = datetime.fromtimestamp(record.expires, UTC).isoformat(" ", "seconds")
     return SendFileResponse(
@@ -228,18 +262,24 @@ def _answer(record: FileRecord) -> SendFileResponse:
         expires_at=_milliseconds(record.expires),
         sha256=record.sha256,
         offset=record.size,
+        owner_token=owner_token,
     )
 
 
-def _asked_range(request: ReceiveFileRequest, size: int) -> tuple[int, int]:
+def _asked_range(request: ReceiveFileRequest, record: FileRecord) -> tuple[int, int]:
     """Return first byte and number of bytes of the part of a file that is asked for."""
+    size = record.size
     if request.offset < 0 or request.length < 0:
         text = f"offset {request.offset} and length {request.length} must not be negative"
         raise GRPCError(Status.INVALID_ARGUMENT, text)
     if request.offset > size:
         raise GRPCError(Status.OUT_OF_RANGE, f"the file has {size} bytes, so none from {request.offset} on")
     rest = size - request.offset
-    return request.offset, min(request.length, rest) if request.length else rest
+    count = min(request.length, rest) if request.length else rest
+    if count < rest and record.terms.max_downloads:
+        text = "this file may be downloaded a few times only, so it is given out to its end: leave length out"
+        raise GRPCError(Status.INVALID_ARGUMENT, text)
+    return request.offset, count
 
 
 def _milliseconds(seconds: float) -> int:
@@ -344,15 +384,18 @@ def _status_of_storage_errors() -> Iterator[None]:
         yield
     except NotFound:
         raise _unknown_key() from None
+    except Denied as error:
+        raise GRPCError(Status.PERMISSION_DENIED, str(error)) from None
+    except (AllTaken, TooOften) as error:
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, str(error)) from None
     except OutOfSpace as error:
         _log.error("there is no room for a file", error=str(error))
         raise GRPCError(Status.RESOURCE_EXHAUSTED, "the server has no room left for this file") from error
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
-    except OutOfReach as error:
-        # The backend's module logs when this begins and ends; calls may come by the thousand.
-        _log.debug("file storage is out of reach", error=str(error))
+    except Unreachable as error:
+        _log.error("file storage failed", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
@@ -412,11 +455,11 @@ class FileService:
     def _offer(
         self, content: ContentStore, metadata: MetadataStore, uploads: Uploads | None = None, **more: Any
     ) -> Offer:
-        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, uploads)
-        links = Links(content, metadata, self.secret, self.clock)
+        sharing = Sharing(self._sharing_settings)
+        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, sharing, uploads)
+        links = Links(Downloads(content, metadata, self.clock), self.secret, self.clock)
         intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
-        http = {**links.routes, **HttpUploads(intake, uploads).routes}
-        return Offer(rpc=(rpc,), http=http, **more)
+        return Offer(rpc=(rpc,), http={**links.routes, **HttpUploads(intake, uploads).routes}, **more)
 
     def outline(self) -> Offer:
         """Return what it will serve once the stores are open; until then nothing asks for them."""
@@ -427,7 +470,7 @@ class FileService:
         """Serve until cancelled.
 
         Raises:
-            OutOfReach: a store is away.
+            Unreachable: a store is away.
             StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
@@ -439,7 +482,7 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
-            await content.claim(metadata.identity)
+            await content.claim(await metadata.identity())
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
@@ -450,8 +493,8 @@ class FileService:
                 content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
             )
             await sweeping.start()
-            all_checks = {**content.checks, **checks(*stores)}
-            task_status.started(self._offer(content, metadata, uploads, checks=all_checks))
+            found = {**content.checks, **checks(*stores)}
+            task_status.started(self._offer(content, metadata, uploads, checks=found))
             await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:
@@ -459,6 +502,10 @@ class FileService:
         return UploadLimits(
             upload_ttl=settings.upload_ttl, ttl=settings.ttl, max_file_size=settings.max_file_size
         )
+
+    def _sharing_settings(self) -> SharingSettings:
+        settings = self.settings
+        return attrs.evolve(settings.sharing, ttl=settings.ttl)
 
     def _intake_settings(self) -> IntakeSettings:
         settings = self.settings

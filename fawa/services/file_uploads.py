@@ -17,9 +17,11 @@ from fawa.proto.file.v1.file_pb2 import (
     SendFileResponse,
     StartUploadRequest,
     StartUploadResponse,
+    Terms,
     UploadOffset,
 )
 from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.sharing import Shared, Sharing
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, Uploads, Writer
 from fawa.storage.base import Fenced, FileRecord, NotFound, WrongOffset
 
@@ -33,6 +35,7 @@ class UploadRpc:
     """The methods; storage errors of other kinds are the caller's to translate."""
 
     uploads: Uploads
+    sharing: Sharing
     #: Makes the answer for a file that is whole.
     answer: Callable[[FileRecord], SendFileResponse]
 
@@ -45,11 +48,21 @@ class UploadRpc:
         size = request.size if request.HasField("size") else None
         if size is not None and size < 0:
             raise GRPCError(Status.INVALID_ARGUMENT, f"the size of a file cannot be {size} bytes")
+        shared = await share(self.sharing, request.terms)
         with _status_of_upload_errors():
             record = await self.uploads.start(
-                request.name, size, guess_type(request.name), sha256=checked_sha256(request.sha256)
+                request.name,
+                size,
+                guess_type(request.name),
+                sha256=checked_sha256(request.sha256),
+                ttl=shared.ttl,
+                terms=shared.terms,
             )
-        return StartUploadResponse(upload_id=record.id, expires_at=math.floor(record.expires * 1000))
+        return StartUploadResponse(
+            upload_id=record.id,
+            expires_at=math.floor(record.expires * 1000),
+            owner_token=shared.owner_token,
+        )
 
     async def get(self, upload_id: str) -> GetUploadResponse:
         """Tell how far an upload has come."""
@@ -89,6 +102,19 @@ class UploadRpc:
                     expires_at=math.floor(writer.record.expires * 1000),
                     offset=offset,
                 )
+
+
+async def share(sharing: Sharing, asked: Terms) -> Shared:
+    """Return the terms that a client asks for.
+
+    Raises:
+        GRPCError: INVALID_ARGUMENT, they cannot be.
+
+    """
+    try:
+        return await sharing.terms(asked.ttl_seconds, asked.max_downloads, asked.password)
+    except ValueError as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from None
 
 
 def checked_sha256(value: bytes) -> bytes | None:

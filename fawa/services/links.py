@@ -26,21 +26,19 @@ from fawa.net.exchange import Exchange, Headers
 from fawa.net.router import Route
 from fawa.ops.logging import get_logger
 from fawa.services.conditions import Conditions, Outcome, format_date
+from fawa.services.downloads import AllTaken, Downloads
 from fawa.services.fields import field
 from fawa.services.names import content_disposition
 from fawa.services.ranges import Span, multipart, parse_range_untrusted
 from fawa.storage.base import (
     Content,
-    ContentStore,
     Damaged,
     FileRecord,
-    MetadataStore,
     NotFound,
-    OutOfReach,
     StorageError,
+    Unreachable,
     is_key,
 )
-from fawa.storage.lifecycle import open_file
 from fawa.storage.signing import Verdict, sign, verify_untrusted
 
 PREFIX: Final = "/files/"
@@ -122,8 +120,7 @@ def parse_link_untrusted(path: str, query: str) -> Link | None:
 class Links:
     """The HTTP side of links."""
 
-    content: ContentStore
-    metadata: MetadataStore
+    downloads: Downloads
     secret: bytes = attrs.field(repr=False)
     #: The time in Unix seconds.
     clock: Callable[[], float]
@@ -154,11 +151,11 @@ class Links:
                 text = f"this link expired on {format_date(link.expires)}, ask for a new one"
                 exchange.respond_text(410, text, _DO_NOT_KEEP)
             case Verdict.VALID:
-                async with self._answering_failure(exchange, link.key):
-                    async with open_file(self.content, self.metadata, link.key, now) as (record, content):
-                        sent_end = await _send(exchange, record, content)
-                    if sent_end:
-                        await self._count(link.key)
+                async with (
+                    self._answering_failure(exchange, link.key),
+                    self.downloads.open(link.key) as download,
+                ):
+                    download.completed = await _send(exchange, download.record, download.content)
 
     @asynccontextmanager
     async def _answering_failure(self, exchange: Exchange, key: str) -> AsyncIterator[None]:
@@ -166,8 +163,11 @@ class Links:
             yield
         except NotFound:
             exchange.respond_text(404, "this file is gone: it has expired or was deleted", _DO_NOT_KEEP)
+        except AllTaken as error:
+            retry = (b"retry-after", b"%d" % _RETRY_AFTER)
+            exchange.respond_text(429, str(error), [retry, *_DO_NOT_KEEP])
         except (StorageError, EOFError) as error:
-            away = isinstance(error, OutOfReach)
+            away = isinstance(error, Unreachable)
             (_log.debug if away else _log.error)("a file could not be sent", key=key, error=str(error))
             if exchange.status:
                 exchange.label = "storage failed"
@@ -178,15 +178,9 @@ class Links:
             else:
                 retry = (b"retry-after", b"%d" % _RETRY_AFTER)
                 text = "the file cannot be read at the moment, try again later"
-                if isinstance(error, OutOfReach):
+                if isinstance(error, Unreachable):
                     text = error.told
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
-
-    async def _count(self, key: str) -> None:
-        try:
-            await self.metadata.count_download(key)
-        except StorageError as error:
-            _log.warning("a download was not counted", key=key, error=str(error))
 
 
 async def _send(exchange: Exchange, record: FileRecord, content: Content) -> bool:
@@ -229,7 +223,10 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content) -> boo
     parts: tuple[tuple[bytes, Span], ...] = ((b"", Span(0, size)),) if size else ()
     tail = b""
     length = size
-    match _asked_spans(exchange, conditions, tag, modified, size):
+    spans = _asked_spans(exchange, conditions, tag, modified, size)
+    if spans and record.terms.max_downloads and (len(spans) > 1 or spans[0].end < size):
+        spans = None  # what may be had a few times only is given out to its end
+    match spans:
         case None:
             pass
         case ():
@@ -239,7 +236,7 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content) -> boo
         case (span,):
             status, parts, length = 206, ((b"", span),), span.count
             headers.append((b"content-range", span.content_range(size)))
-        case spans:
+        case _:
             body = multipart(spans, size, content_type, secrets.token_hex(16).encode())
             status, parts, tail, length = 206, body.parts, body.tail, body.length
             content_type = body.content_type

@@ -169,7 +169,8 @@ class Resumption:
     async def _append(self, exchange: Exchange, upload_id: str) -> None:
         given = field(exchange, b"content-type")
         if media_type(given) != PART:
-            text = f"a PATCH must have the Content-Type {PART} (or {TUS_PART} for tus), not {given!r}"
+            was = "none" if given is None else f"not {given[:80]!r}"
+            text = f"a PATCH must have the Content-Type {PART} (or {TUS_PART} for tus), {was}"
             raise Refused(415, text, [(b"accept-patch", f"{PART}, {TUS_PART}".encode())])
         offset, complete = integer_untrusted(field(exchange, b"upload-offset")), is_complete(exchange)
         if offset is None:

@@ -27,6 +27,7 @@ from fawa.storage.base import (
     ResumableStore,
     ResumableUpload,
     StorageError,
+    Terms,
     UploadRecord,
     UploadStore,
     is_key,
@@ -187,7 +188,8 @@ class Writer:
             content_type=record.content_type,
             sha256=digest,
             created=now,
-            expires=now + uploads.limits().ttl,
+            expires=now + (record.ttl or uploads.limits().ttl),
+            terms=record.terms,
         )
         await publish_kept(uploads.content, uploads.metadata, self._upload, file)
         return file
@@ -221,6 +223,8 @@ class Uploads:
         *,
         sha256: bytes | None = None,
         metadata: str = "",
+        ttl: float | None = None,
+        terms: Terms | None = None,
     ) -> UploadRecord:
         """Begin an upload; name, size and digest have been checked.
 
@@ -243,6 +247,8 @@ class Uploads:
             expires=now + limits.upload_ttl,
             sha256=sha256,
             metadata=metadata,
+            ttl=ttl,
+            terms=terms or Terms(),
         )
         await self.records.add(record)
         await self.content.begin(record.key)

@@ -10,6 +10,7 @@ own. `tests/storage/contract.py` has the tests every backend passes.
 from __future__ import annotations
 
 import enum
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -31,13 +32,14 @@ class StorageError(Exception):
     """
 
 
-class OutOfReach(StorageError):  # noqa: N818 - said as it is
-    """The backend is away, and will be back without anybody changing a setting."""
+class Unreachable(StorageError):  # noqa: N818 - said as it is
+    """The backend is away or overloaded, and may be back by itself."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
         #: What clients may be told.
         self.told = f"the server cannot reach its {backend} at the moment, try again in a few seconds"
+        #: What clients may be told that it is, such as `S3`.
         self.backend = backend
 
 
@@ -96,6 +98,41 @@ class State(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
+class Terms:
+    """On what terms a file is shared, as its sender wants it."""
+
+    #: Complete downloads after which it is removed; 0 is no limit.
+    max_downloads: int = 0
+    #: SHA-256 of the token with which its owner removes it, or b"".
+    owner: bytes = b""
+    #: What the password is held against (`fawa.services.passwords`), or b"".
+    password: bytes = attrs.field(default=b"", repr=False)
+
+    def pack(self) -> bytes:
+        """Return them as stores keep them: b"" where there are none, else JSON."""
+        if self == Terms():
+            return b""
+        values = [self.max_downloads, self.owner.hex(), self.password.hex()]
+        return json.dumps(values, separators=(",", ":")).encode()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Terms:
+        """Return what `pack` made this of.
+
+        Raises:
+            ValueError: it did not.
+
+        """
+        if not packed:
+            return cls()
+        try:
+            most, owner, password = json.loads(packed)
+            return cls(max_downloads=int(most), owner=bytes.fromhex(owner), password=bytes.fromhex(password))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{packed!r} is no packed terms: {error}") from None
+
+
+@attrs.frozen(kw_only=True)
 class FileRecord:
     """What is known of one file. Times are Unix seconds."""
 
@@ -111,6 +148,7 @@ class FileRecord:
     expires: float
     downloads: int = 0
     state: State = State.READY
+    terms: Terms = attrs.field(factory=Terms)
 
 
 class Dependency(Protocol):
@@ -167,6 +205,21 @@ class MetadataStore(Dependency, Protocol):
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads, atomically; does nothing when there is none."""
+
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        """Reserve one of `most` downloads for whoever has the token, until a time; atomically.
+
+        Who has it already has it until then. Returns False where so many were completed or are reserved, or
+        there is no record.
+        """
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        """Give a reservation back, and count its download if that was completed; atomically.
+
+        Returns how many downloads were completed by now, 0 where there is no record. A reservation that has
+        run out is still there to be given back, so a download that is completed late counts too, and none
+        counts twice.
+        """
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
@@ -226,8 +279,8 @@ class ContentStore(Protocol):
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
 
-    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
-        """Note, durably, that the content goes with the records of that `identity`, which may be asked.
+    async def claim(self, owner: str) -> None:
+        """Note, durably, that the content goes with the records whose identity is `owner`.
 
         Raises:
             StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.
@@ -351,6 +404,10 @@ class UploadRecord:
     metadata: str = ""
     #: Grows with each writer: the fencing token.
     epoch: int = 0
+    #: Seconds that the file is kept once it is whole, `None` for as long as files are.
+    ttl: float | None = None
+    #: Of the file.
+    terms: Terms = attrs.field(factory=Terms)
 
 
 class UploadStore(Dependency, Protocol):

@@ -89,7 +89,7 @@ async def publish(content: ContentStore, metadata: MetadataStore, upload: Upload
     except BaseException:
         # The error that brought us here is the one to tell.
         with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            await _remove(content, metadata, record.key)
+            await remove(content, metadata, record.key)
         raise
 
 
@@ -137,15 +137,16 @@ async def settle(content: ContentStore, metadata: MetadataStore, key: str, now: 
 
 
 async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
-    """Return the record of a file that is ready and not expired.
+    """Return the record of a file that is ready, not expired, and not downloaded as often as it may be.
 
     Raises:
         NotFound: there is none.
 
     """
     record = await metadata.get(key)
-    if record.state is not State.READY or record.expires <= now:
-        raise NotFound(f"the file under the key {key} is expired or not ready")
+    most = record.terms.max_downloads
+    if record.state is not State.READY or record.expires <= now or 0 < most <= record.downloads:
+        raise NotFound(f"the file under the key {key} is expired, used up or not ready")
     return record
 
 
@@ -180,7 +181,7 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
         before = removed
         for key in keys:
             try:
-                await _remove(content, metadata, key)
+                await remove(content, metadata, key)
             except StorageError as error:
                 failure = error
             else:
@@ -238,7 +239,13 @@ async def repair(content: ContentStore, metadata: MetadataStore, now: float) -> 
     )
 
 
-async def _remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
+async def remove(content: ContentStore, metadata: MetadataStore, key: str) -> None:
+    """Remove a file; does nothing when there is none. Who has it open finishes.
+
+    Raises:
+        StorageError: a store failed; what is left goes when the file expires.
+
+    """
     await content.delete(key)
     await metadata.delete(key)
 

@@ -6,7 +6,7 @@ cluster's slot: `{fawa.files}`, `{fawa.boards}`, `{fawa.leases}`; `{fawa.uploads
 Records (`{fawa.files}`):
 
 - `record:KEY`, a hash. Redis removes it `RECORD_MARGIN` after its file expires, counted by Redis's own clock.
-- `identity`, what tells these records from others.
+- `reserved:KEY`, a sorted set of who is downloading the last of a limited number, by until when.
 - `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
   the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
   `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
@@ -17,7 +17,6 @@ noeviction`, or files can be lost.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, Final
 
 import attrs
 
-from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State, StorageError
+from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State, StorageError, Terms
 from fawa.storage.leases import Lease
 from fawa.storage.redis_link import InRedis, new_token, redis_link
 from fawa.storage.redis_url import RedisAddress
@@ -60,11 +59,6 @@ redis.call('ZADD', KEYS[3], 0, ARGV[1])
 if ARGV[5] == 'uploading' then redis.call('ZADD', KEYS[4], 0, ARGV[1]) end
 return 1
 """
-# KEYS: identity. ARGV: one that was just drawn.
-_IDENTITY: Final = """
-redis.call('SET', KEYS[1], ARGV[1], 'NX')
-return redis.call('GET', KEYS[1])
-"""
 _PUBLISH: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'ready')
@@ -72,12 +66,32 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """
 _GET: Final = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
+# KEYS: record, expiry, keys, uploading, reserved.
 _DELETE: Final = """
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[5])
 for n = 2, 4 do redis.call('ZREM', KEYS[n], ARGV[1]) end
 """
 _COUNT: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'downloads', 1) end
+"""
+# KEYS: record, reserved. ARGV: token, most, now, until.
+_RESERVE: Final = """
+local downloads = redis.call('HGET', KEYS[1], 'downloads')
+if not downloads then return 0 end
+local taken = redis.call('ZCOUNT', KEYS[2], '(' .. ARGV[3], '+inf')
+local mine = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if mine and tonumber(mine) > tonumber(ARGV[3]) then taken = taken - 1 end
+if downloads + taken >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
+return 1
+"""
+# KEYS: record, reserved. ARGV: token, whether it was completed.
+_RELEASE: Final = """
+local had = redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if had == 1 and ARGV[2] == '1' then return redis.call('HINCRBY', KEYS[1], 'downloads', 1) end
+return tonumber(redis.call('HGET', KEYS[1], 'downloads'))
 """
 _EXPIRED: Final = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])"
 # KEYS: the set to go through, `uploading`. Returns a page, and those of it that are to be met.
@@ -91,7 +105,22 @@ end
 return {page, met}
 """
 
-_FIELDS: Final = ("name", "size", "content_type", "sha256", "created", "expires", "downloads", "state")
+_IDENTITY: Final = """
+redis.call('SETNX', KEYS[1], ARGV[1])
+return redis.call('GET', KEYS[1])
+"""
+
+_FIELDS: Final = (
+    "name",
+    "size",
+    "content_type",
+    "sha256",
+    "created",
+    "expires",
+    "downloads",
+    "state",
+    "terms",
+)
 
 
 @attrs.frozen(eq=False)
@@ -99,8 +128,8 @@ class RedisRecords(InRedis):
     """Records; made by `metadata_store`. See `base.MetadataStore`."""
 
     async def identity(self) -> str:
-        """Return what whoever asked first has drawn."""
-        identity: bytes = await self._link.run(_IDENTITY, [_FILES + "identity"], [secrets.token_hex(16)])
+        """Return what the first that asked has drawn."""
+        identity: bytes = await self._link.run(_IDENTITY, [_FILES + "identity"], [new_token()])
         return identity.decode()
 
     async def add(self, record: FileRecord) -> None:
@@ -114,6 +143,7 @@ class RedisRecords(InRedis):
             "expires": repr(record.expires),
             "downloads": record.downloads,
             "state": record.state.value,
+            "terms": record.terms.pack(),
         }
         ttl = max(record.expires - record.created, 0.0) + RECORD_MARGIN
         added = await self._link.run(
@@ -138,7 +168,7 @@ class RedisRecords(InRedis):
         if values[0] is None:
             raise _no_record(key)
         try:
-            name, size, content_type, sha256, created, expires, downloads, state = values
+            name, size, content_type, sha256, created, expires, downloads, state, terms = values
             return FileRecord(
                 key=key,
                 name=name.decode(),
@@ -149,6 +179,7 @@ class RedisRecords(InRedis):
                 expires=float(expires),
                 downloads=int(downloads),
                 state=State(state.decode()),
+                terms=Terms.unpack(terms or b""),  # what an earlier version has stored has none
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise StorageError(
@@ -157,11 +188,22 @@ class RedisRecords(InRedis):
 
     async def delete(self, key: str) -> None:
         """Remove the record."""
-        await self._link.run(_DELETE, [*_of(key), _FILES + "uploading"], [key])
+        await self._link.run(_DELETE, [*_of(key), _FILES + "uploading", _reserved(key)], [key])
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads; when the answer is lost, whether it did is not known."""
         await self._link.run(_COUNT, [_FILES + "record:" + key], [], again=False)
+
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        """Reserve one of `most` downloads."""
+        keys = [_of(key)[0], _reserved(key)]
+        return bool(await self._link.run(_RESERVE, keys, [token, most, repr(now), repr(until)]))
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        """Give a reservation back; returns how many downloads were completed."""
+        keys = [_of(key)[0], _reserved(key)]
+        completed_by_now: int = await self._link.run(_RELEASE, keys, [token, int(completed)])
+        return completed_by_now
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
@@ -185,6 +227,10 @@ class RedisRecords(InRedis):
 
 def _of(key: str) -> list[str]:
     return [_FILES + "record:" + key, _FILES + "expiry", _FILES + "keys"]
+
+
+def _reserved(key: str) -> str:
+    return _FILES + "reserved:" + key
 
 
 def _no_record(key: str) -> NotFound:

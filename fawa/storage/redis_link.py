@@ -34,7 +34,7 @@ from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import OutOfReach, StorageError
+from fawa.storage.base import StorageError, Unreachable
 from fawa.storage.redis_errors import explain, innermost, is_answer, is_passing
 from fawa.storage.redis_url import RedisAddress
 
@@ -99,12 +99,12 @@ class _Outage:
 
     def is_over_patience(self) -> bool:
         """Tell whether calls should fail at once: waiting helps no more, or never did."""
-        return not isinstance(self.failure, OutOfReach) or trio.current_time() - self.began >= PATIENCE
+        return not isinstance(self.failure, Unreachable) or trio.current_time() - self.began >= PATIENCE
 
     def error(self) -> StorageError:
         """Return the failure, to be raised: each time another object, as many tasks may do so."""
-        if isinstance(self.failure, OutOfReach):
-            return OutOfReach(str(self.failure), self.failure.backend)
+        if isinstance(self.failure, Unreachable):
+            return Unreachable(str(self.failure), self.failure.backend)
         return type(self.failure)(str(self.failure))
 
 
@@ -138,7 +138,7 @@ class RedisLink:
             again: whether it may run twice, when a connection was lost before the answer came.
 
         Raises:
-            OutOfReach: Redis is away; what it was doing when it went away may be done or not.
+            Unreachable: Redis is away; what it was doing when it went away may be done or not.
             OutOfSpace: Redis has reached its memory limit.
             StorageError: Redis refused.
 
@@ -183,7 +183,7 @@ class RedisLink:
         with trio.CancelScope(deadline=until) as scope:
             await self._turns.acquire()
         if scope.cancelled_caught:
-            raise OutOfReach(
+            raise Unreachable(
                 f"Redis at {self.address} is slower than it is asked: {MAX_CALLS} calls are under way.",
                 "Redis",
             )
@@ -241,13 +241,14 @@ class RedisLink:
                     self._attempt = None
                     attempt.set()
                     await client.ended.wait()
-            except (exceptions.RedisError, OSError, ExceptionGroup) as raised:
+            except Exception as raised:
+                # At what is no Redis, coredis fails in ways of its own.
                 error = innermost(raised)
-                if not isinstance(error, exceptions.RedisError | OSError):
-                    raise
             finally:
                 self._scopes.discard(scope)
         if client is not None:
+            if not client.ended.is_set() and not scope.cancelled_caught:
+                _log.error("the Redis client has failed, another one takes its place", exc_info=error)
             client.end(error)
             if self._client is client:
                 self._client = None

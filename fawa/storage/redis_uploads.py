@@ -14,13 +14,27 @@ from typing import Any, Final
 
 import attrs
 
-from fawa.storage.base import AlreadyExists, NotFound, StorageError, UploadRecord
+from fawa.storage.base import AlreadyExists, NotFound, StorageError, Terms, UploadRecord
 from fawa.storage.redis_link import InRedis, new_token, redis_link
 from fawa.storage.redis_url import RedisAddress
 
 _TAG: Final = "{fawa.uploads}:"
 
-_FIELDS: Final = ("key", "name", "size", "content_type", "created", "expires", "sha256", "metadata", "epoch")
+_FIELDS: Final = (
+    *(
+        "key",
+        "name",
+        "size",
+        "content_type",
+        "created",
+        "expires",
+        "sha256",
+        "metadata",
+        "epoch",
+        "ttl",
+        "terms",
+    ),
+)
 
 #: Times stay the text that they came as: Lua would write fewer digits.
 _LATER: Final = """
@@ -93,6 +107,10 @@ class RedisUploads(InRedis):
             "metadata": record.metadata,
             "epoch": record.epoch,
         }
+        if packed := record.terms.pack():
+            values["terms"] = packed
+        if record.ttl is not None:
+            values["ttl"] = repr(record.ttl)
         if record.size is not None:
             values["size"] = record.size
         if record.sha256 is not None:
@@ -148,7 +166,7 @@ class RedisUploads(InRedis):
         if values is None or values[0] is None:
             raise _no_upload()
         texts = dict(zip(_FIELDS, values, strict=True))
-        size, sha256 = texts.pop("size"), texts.pop("sha256")
+        size, sha256, terms = texts.pop("size"), texts.pop("sha256"), texts.pop("terms")
         try:
             text: dict[str, Any] = {
                 name: value.decode() for name, value in texts.items() if value is not None
@@ -164,6 +182,8 @@ class RedisUploads(InRedis):
                 sha256=sha256,
                 metadata=text["metadata"],
                 epoch=int(text["epoch"]),
+                ttl=float(text["ttl"]) if "ttl" in text else None,
+                terms=Terms.unpack(terms or b""),
             )
         except (KeyError, ValueError) as error:
             raise StorageError(

@@ -7,14 +7,14 @@ whose fsync would cost every download.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State
+from fawa.storage.base import AlreadyExists, FileRecord, NotFound, State, Terms
 from fawa.storage.database import Database, Schema, open_database
 
 #: "fawa" in ASCII.
@@ -42,6 +42,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE identity (id TEXT NOT NULL)",
         "INSERT INTO identity VALUES (lower(hex(randomblob(16))))",
     ),
+    (
+        "ALTER TABLE files ADD COLUMN terms BLOB NOT NULL DEFAULT x''",
+        """
+        CREATE TABLE reservations (
+            key TEXT NOT NULL REFERENCES files (key),
+            token TEXT NOT NULL,
+            until REAL NOT NULL,
+            PRIMARY KEY (key, token)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 #: Keys fetched at once when iterating over all.
@@ -49,15 +60,26 @@ PAGE: Final = 1000
 
 _IDENTITY: Final = "SELECT id FROM identity"
 _ADD: Final = """
-    INSERT INTO files (key, name, size, content_type, sha256, created, expires, downloads, state)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+    INSERT INTO files (key, name, size, content_type, sha256, created, expires, downloads, state, terms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 _PUBLISH: Final = "UPDATE files SET state = ? WHERE key = ?"
 _GET: Final = """
-    SELECT name, size, content_type, sha256, created, expires, downloads, state FROM files WHERE key = ?
+    SELECT name, size, content_type, sha256, created, expires, downloads, state, terms FROM files
+    WHERE key = ?
 """
-_DELETE: Final = "DELETE FROM files WHERE key = ?"
+_DELETE: Final = ("DELETE FROM reservations WHERE key = ?", "DELETE FROM files WHERE key = ?")
 _COUNT: Final = "UPDATE files SET downloads = downloads + 1 WHERE key = ?"
+_RESERVE: Final = """
+    INSERT INTO reservations (key, token, until)
+    SELECT :key, :token, :until FROM files
+    WHERE key = :key AND downloads + (
+        SELECT count(*) FROM reservations WHERE key = :key AND token <> :token AND until > :now
+    ) < :most
+    ON CONFLICT (key, token) DO UPDATE SET until = excluded.until
+"""
+_RELEASE: Final = "DELETE FROM reservations WHERE key = ? AND token = ?"
+_COMPLETED: Final = "SELECT downloads FROM files WHERE key = ?"
 _EXPIRED: Final = "SELECT key FROM files WHERE expires <= ? ORDER BY expires, key LIMIT ?"
 _KEYS: Final = "SELECT key FROM files WHERE key > ? AND state LIKE ? ORDER BY key LIMIT ?"
 
@@ -68,6 +90,36 @@ def _change_unsynced(connection: sqlite3.Connection, statement: str, values: tup
         connection.execute(statement, values)
     finally:
         connection.execute("PRAGMA synchronous = FULL")
+
+
+def _delete(connection: sqlite3.Connection, key: str) -> None:
+    with _transaction(connection):
+        for statement in _DELETE:
+            connection.execute(statement, (key,))
+
+
+def _reserve(connection: sqlite3.Connection, values: dict[str, object]) -> bool:
+    return connection.execute(_RESERVE, values).rowcount > 0
+
+
+def _release(connection: sqlite3.Connection, key: str, token: str, completed: bool) -> int:
+    with _transaction(connection):
+        if connection.execute(_RELEASE, (key, token)).rowcount and completed:
+            connection.execute(_COUNT, (key,))
+        row = connection.execute(_COMPLETED, (key,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 @attrs.define(eq=False)
@@ -92,6 +144,7 @@ class SqliteStore(Database):
             record.expires,
             record.downloads,
             record.state.value,
+            record.terms.pack(),
         )
         if not added:
             raise AlreadyExists(f"there is a record under the key {record.key} already")
@@ -106,7 +159,7 @@ class SqliteStore(Database):
         rows = await self._query(_GET, key)
         if not rows:
             raise NotFound(f"there is no record under the key {key}")
-        name, size, content_type, sha256, created, expires, downloads, state = rows[0]
+        name, size, content_type, sha256, created, expires, downloads, state, terms = rows[0]
         return FileRecord(
             key=key,
             name=name,
@@ -117,15 +170,25 @@ class SqliteStore(Database):
             expires=expires,
             downloads=downloads,
             state=State(state),
+            terms=Terms.unpack(terms),
         )
 
     async def delete(self, key: str) -> None:
         """Remove the record."""
-        await self._change(_DELETE, key)
+        await self._run(_delete, self._connection, key)
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads."""
         await self._run(_change_unsynced, self._connection, _COUNT, (key,))
+
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        """Reserve one of `most` downloads."""
+        values = {"key": key, "token": token, "most": most, "now": now, "until": until}
+        return await self._run(_reserve, self._connection, values)
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        """Give a reservation back; returns how many downloads were completed."""
+        return await self._run(_release, self._connection, key, token, completed)
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from fawa.storage.base import AlreadyExists, NotFound, UploadRecord
+from fawa.storage.base import AlreadyExists, NotFound, Terms, UploadRecord
 from fawa.storage.database import Database, Schema, open_database
 
 #: "fawu" in ASCII.
@@ -36,11 +36,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX uploads_by_expires ON uploads (expires, id)",
     ),
+    (
+        "ALTER TABLE uploads ADD COLUMN ttl REAL",
+        "ALTER TABLE uploads ADD COLUMN terms BLOB NOT NULL DEFAULT x''",
+    ),
 )
 
-_COLUMNS: Final = "id, key, name, size, content_type, created, expires, sha256, metadata, epoch"
+_COLUMNS: Final = "id, key, name, size, content_type, created, expires, sha256, metadata, epoch, ttl, terms"
 _ADD: Final = f"""
-    INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+    INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """  # noqa: S608 - names of ours
 _GET: Final = f"SELECT {_COLUMNS} FROM uploads WHERE id = ?"  # noqa: S608
 _CLAIM: Final = f"""
@@ -55,7 +59,8 @@ _HAS_KEY: Final = "SELECT 1 FROM uploads WHERE key = ?"
 
 
 def _record(row: tuple[Any, ...]) -> UploadRecord:
-    return UploadRecord(**dict(zip(_COLUMNS.split(", "), row, strict=True)))
+    *values, terms = row
+    return UploadRecord(**dict(zip(_COLUMNS.split(", "), values, strict=False)), terms=Terms.unpack(terms))
 
 
 @attrs.define(eq=False)
@@ -64,8 +69,8 @@ class SqliteUploads(Database):
 
     async def add(self, record: UploadRecord) -> None:
         """Store a new record."""
-        values = [getattr(record, column) for column in _COLUMNS.split(", ")]
-        if not await self._change(_ADD, *values):
+        values = [getattr(record, column) for column in _COLUMNS.split(", ")[:-1]]
+        if not await self._change(_ADD, *values, record.terms.pack()):
             raise AlreadyExists("there is an upload of this id or key already")
 
     async def get(self, upload_id: str) -> UploadRecord:

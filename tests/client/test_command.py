@@ -144,18 +144,21 @@ async def test_what_send_prints(server: str, tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"")
     done = (await fawa("send", "a", "b", server, cwd=tmp_path)).succeeded()
     lines = done.out.splitlines()
-    assert len(lines) == 8
-    assert [lines[0], lines[4]] == ["a", "b"]
+    assert len(lines) == 10
+    assert [lines[0], lines[5]] == ["a", "b"]
     assert lines[1].startswith("  key   ")
     assert lines[2].startswith(f"  link  {server.removeprefix('--server=')}/files/")
-    assert lines[3].startswith("  3 bytes received, kept until ")
+    assert lines[3].startswith("  token ")
+    assert lines[4].startswith("  3 bytes received, kept until ")
 
     done = (await fawa("send", "a", "b", server, "--json", cwd=tmp_path)).succeeded()
     assert [(result["file"], result["name"], result["size"]) for result in done.results] == [
         ("a", "a", 3),
         ("b", "b", 0),
     ]
-    assert set(done.results[0]) == {"file", "name", "size", "encrypted", "key", "link", "message"}
+    assert set(done.results[0]) == {
+        *("file", "name", "size", "encrypted", "key", "link", "owner_token", "message")
+    }
 
 
 async def test_what_receive_and_link_print(server: str, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class Liar(FileServiceBase):
     async def StartUpload(self, stream: Any) -> None:
         raise GRPCError(Status.UNIMPLEMENTED)
 
-    GetUpload = CancelUpload = StartUpload
+    GetUpload = CancelUpload = DeleteFile = StartUpload
 
     async def ReceiveFile(self, stream: Any) -> None:
         await stream.recv_message()

@@ -21,6 +21,7 @@ def test_all_methods_of_a_service() -> None:
         "StartUpload": ("/file.v1.FileService/StartUpload", Kind.UNARY),
         "GetUpload": ("/file.v1.FileService/GetUpload", Kind.UNARY),
         "CancelUpload": ("/file.v1.FileService/CancelUpload", Kind.UNARY),
+        "DeleteFile": ("/file.v1.FileService/DeleteFile", Kind.UNARY),
     }
 
 

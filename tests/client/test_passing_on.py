@@ -182,3 +182,48 @@ def test_what_does_not_open_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SealError):
         open_sealed(tmp_path / "x", SECRET)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+async def test_once_with_a_password(server: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    (tmp_path / "password").write_text("swordfish\n")
+    option = f"--password-file={tmp_path / 'password'}"
+    done = await fawa("send", tmp_path / "a.txt", server, "--once", "--ttl=2m", option, "--json")
+    key = str(done.succeeded().results[0]["key"])
+    done = await fawa("receive", key, server, cwd=tmp_path)
+    assert done.code == 1
+    assert "needs a password" in done.err
+    (await fawa("receive", key, server, option, "-o", tmp_path / "b.txt")).succeeded()
+    assert (tmp_path / "b.txt").read_text() == "hello"
+    done = await fawa("receive", key, server, option, "-o", tmp_path / "c.txt")
+    assert "no file under this key" in done.err
+
+
+async def test_its_sender_deletes_it(server: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    (sent,) = (await fawa("send", tmp_path / "a.txt", server, "--json")).succeeded().results
+    key, token = str(sent["key"]), str(sent["owner_token"])
+    done = await fawa("delete", key, "wrong", server)
+    assert (done.code, done.out) == (1, "")
+    assert "PERMISSION_DENIED" in done.err
+    assert (await fawa("delete", key, token, server)).succeeded().out == f"{key} is deleted\n"
+    assert "no file under this key" in (await fawa("link", key, server)).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--ttl=5"], "no time such as"),
+        (["--ttl=0m"], "no time such as"),
+        (["--ttl=99d"], "kept for 1 to 86400 seconds here, not for 8553600"),
+        (["--max-downloads=0"], "no whole number above 0"),
+        (["--once", "--max-downloads=2"], "not allowed with"),
+        (["--password-file=/nowhere"], "cannot read the password"),
+        (["--password-file=/dev/null"], "there is no password"),
+    ],
+)
+async def test_terms_that_cannot_be(server: str, tmp_path: Path, arguments: list[str], told: str) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    done = await fawa("send", tmp_path / "a.txt", server, *arguments)
+    assert done.code != 0
+    assert told in done.err

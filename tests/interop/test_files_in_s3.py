@@ -20,10 +20,10 @@ from tests.interop.grpcio_channel import Conversation, channel_to
 from tests.interop.kept import eventually
 from tests.interop.target import Target
 from tests.interop.test_grpcio_files import download, upload
+from tests.redis_server import redis_server
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, ceph, nginx, rclone
 
 MIB = 1024 * 1024
-AWAY = "the server cannot reach its S3 at the moment, try again in a few seconds"
 
 
 def flags(server: S3Server, *more: str) -> tuple[str, ...]:
@@ -102,8 +102,10 @@ def test_the_service_is_killed_in_mid_upload_and_comes_back(
     with pytest.raises(grpc.RpcError) as refused:
         sending.result()
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert refused.value.details() == AWAY
-    told = daemon.wait_for_event(lambda entry: entry.get("event") == "S3 is out of reach")
+    assert refused.value.details() == (
+        "the server cannot reach its S3 at the moment, try again in a few seconds"
+    )
+    told = daemon.wait_for_event(lambda entry: entry.get("event") == "file storage failed")
     assert "in the bucket fawa-files at http://127.0.0.1:" in told["error"]
     assert "Check that the service runs" in told["error"]
 
@@ -149,7 +151,7 @@ def test_the_service_is_away_at_the_start_and_comes(
         with pytest.raises(grpc.RpcError) as refused:
             stub.SendFile(upload(file, "a.bin", data), timeout=PATIENCE)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert refused.value.details() == AWAY
+        assert refused.value.details() == "service 'file' waits for S3, which is out of reach: try later"
         link = pytest.raises(urllib.error.HTTPError, match="503")
         with link as answered:
             urllib.request.urlopen(f"http://{daemon.plain}/files/key/a.bin", timeout=PATIENCE)
@@ -230,3 +232,25 @@ def test_a_link_to_the_service_through_a_proxy_with_a_path(file: Any, file_grpc:
             urllib.request.urlopen(altered, timeout=PATIENCE)
         refused.value.close()
         assert refused.value.code == 403
+
+
+def test_daemons_that_share_nothing_but_s3_and_redis(
+    tmp_path: Path, server: S3Server, file: Any, file_grpc: Any
+) -> None:
+    with redis_server(tmp_path / "redis") as redis, contextlib.ExitStack() as stack:
+        one, other = (
+            file_grpc.FileServiceStub(stack.enter_context(channel_to(Target(daemon.plain, None))))
+            for daemon in [
+                stack.enter_context(running(tmp_path / name, *flags(server, "--redis-url", redis.url)))
+                for name in ("one", "other")
+            ]
+        )
+        data = expect.content(MIB)
+        sent = one.SendFile(upload(file, "a.bin", data, chunk=MIB), timeout=PATIENCE)
+        assert download(other, file, sent.randomkey) == ("a.bin", data)
+        with (
+            pytest.raises(DaemonError, match="is the content of other records"),
+            running(tmp_path / "third", *flags(server)),
+        ):
+            pass
+        assert download(one, file, sent.randomkey) == ("a.bin", data)

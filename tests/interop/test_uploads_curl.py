@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from tests.client.relay import relaying
-from tests.daemon import Daemon, running
+from tests.daemon import PATIENCE, Daemon, running
 from tests.interop import expect
 from tests.interop.programs import program, run
 from tests.interop.target import Target
@@ -72,6 +73,28 @@ def test_a_file_that_is_too_large(tmp_path: Path, report: Path, *, expects: bool
         assert status == "413"
         assert int(sent) == 0 or not expects
         assert not [path for path in (daemon.data_dir / "files").rglob("*") if path.is_file()]
+
+
+def test_a_client_that_stands_still(tmp_path: Path) -> None:
+    with running(tmp_path / "fawad", "--file-progress-timeout", "100ms") as daemon:
+        curl = Curl(Target(daemon.plain, None), ("--http1.1",), "1.1")
+        tus = ("-H", "tus-resumable: 1.0.0")
+        _, headers, _ = curl.status("/uploads", *tus, "-H", "upload-length: 100", "-X", "POST")
+        head = [
+            f"PATCH {headers['location']} HTTP/1.1",
+            f"host: {daemon.plain}",
+            "tus-resumable: 1.0.0",
+            "upload-offset: 0",
+            "content-type: application/offset+octet-stream",
+            "content-length: 100",
+        ]
+        with socket.create_connection(("127.0.0.1", curl.target.port), PATIENCE) as line:
+            line.sendall("\r\n".join([*head, "", "ten octets"]).encode())
+            heard = b""
+            while b"\r\n\r\n" not in heard and (data := line.recv(65_536)):
+                heard += data
+        assert heard.startswith(b"HTTP/1.1 408 ")
+        assert curl.status(headers["location"], "-I", *tus)[1]["upload-offset"] == "10"
 
 
 def test_a_busy_name_is_not_taken(plain: Target) -> None:

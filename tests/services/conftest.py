@@ -10,9 +10,11 @@ from typing import Any
 import attrs
 import pytest
 
+from fawa.services.downloads import Downloads
 from fawa.services.file import FileRpc, FileSettings
 from fawa.services.links import Links
 from fawa.services.names import guess_type
+from fawa.services.sharing import Sharing
 from fawa.storage.base import ContentStore, FileRecord, MetadataStore
 from fawa.storage.filesystem import content_store
 from fawa.storage.lifecycle import publish
@@ -31,14 +33,20 @@ class Files:
     settings: FileSettings = attrs.field(factory=FileSettings)
     #: Unix seconds.
     now: float = 1763900000.25
+    sharing: Sharing = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.sharing = Sharing(lambda: self.settings.sharing, lambda: self.now)
 
     @property
     def rpc(self) -> FileRpc:
-        return FileRpc(self.content, self.metadata, SECRET, lambda: self.settings, lambda: self.now)
+        return FileRpc(
+            self.content, self.metadata, SECRET, lambda: self.settings, lambda: self.now, self.sharing
+        )
 
     @property
     def links(self) -> Links:
-        return Links(self.content, self.metadata, SECRET, lambda: self.now)
+        return Links(Downloads(self.content, self.metadata, lambda: self.now), SECRET, lambda: self.now)
 
     async def store(self, data: bytes, name: str = "a.txt", **changes: Any) -> FileRecord:
         values: dict[str, Any] = {

@@ -42,6 +42,7 @@ class MemoryExchange(Exchange):
         headers: Collection[tuple[str, str]] = (),
         host: str = "files.example:8080",
         scheme: str = "http",
+        peer: str = "192.0.2.1:40000",
         disconnect_after: int | None = None,
     ) -> None:
         path, _, query = target.partition("?")
@@ -50,7 +51,7 @@ class MemoryExchange(Exchange):
             Head(method.encode(), path.encode(), query.encode()),
             [(name.encode(), value.encode("latin-1")) for name, value in fields],
             "1.1",
-            Peer("192.0.2.1:40000", scheme),
+            Peer(peer, scheme),
         )
         self.response: Headers = []
         #: Interim responses.

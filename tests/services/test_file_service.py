@@ -55,6 +55,7 @@ class TestService:
         assert [sorted(rpc.__mapping__()) for rpc in offer.rpc] == [
             [
                 "/file.v1.FileService/CancelUpload",
+                "/file.v1.FileService/DeleteFile",
                 "/file.v1.FileService/GetDownloadURL",
                 "/file.v1.FileService/GetUpload",
                 "/file.v1.FileService/ReceiveFile",

@@ -15,12 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fawa.net.exchange import Disconnected
-from fawa.services import fields
 from fawa.services.links import make_link
 from fawa.services.names import (
     check_name_untrusted,
     content_disposition,
-    disposition_name_untrusted,
     path_name_untrusted,
 )
 from fawa.storage.base import OutOfSpace, StorageError
@@ -201,76 +199,3 @@ class TestRefused:
         assert answer.status == status
         assert "secret" not in answer.text
         assert (answer.answer("retry-after") == "5") == (status == 503)
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        ("", None),
-        ("inline", None),
-        ("inline;", None),
-        ('attachment; filename="a b.txt"', "a b.txt"),
-        ("attachment;filename=a.txt", "a.txt"),
-        (r'inline; filename="a\"b\\c"', 'a"b\\c'),
-        ("inline; filename*=UTF-8''Zo%C3%AB.txt; filename=x", "Zoë.txt"),
-        ("inline; FILENAME=\"x\"; filename*=utf-8'en'%e2%82%ac%20rates", "€ rates"),
-        ('inline; filename="Zo\xc3\xab"', "Zoë"),
-        ('inline; filename="Zo\xeb"', "Zoë"),
-        ('form-data; name="f;x"; filename="y;z"', "y;z"),
-    ],
-)
-def test_names_in_content_disposition(value: str, name: str | None) -> None:
-    assert disposition_name_untrusted(value) == name
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        'inline; filename="a',
-        "inline; filename",
-        "inline; =a",
-        "inline; filename=a b",
-        "inline; filename*=a",
-        "inline; filename*=latin1''a",
-        "inline; filename*=UTF-8''%ff",
-        "inline; filename*=UTF-8''%4",
-    ],
-)
-def test_malformed_content_dispositions(value: str) -> None:
-    with pytest.raises(ValueError, match=r"malformed|not valid UTF-8"):
-        disposition_name_untrusted(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "integer", "boolean"),
-    [
-        (None, None, None),
-        ("", None, None),
-        ("0", 0, None),
-        (" 007 ", 7, None),
-        ("999999999999999", 999_999_999_999_999, None),
-        ("1000000000000000", None, None),
-        ("-1", None, None),
-        ("+1", None, None),
-        ("1.0", None, None),
-        ("1_0", None, None),
-        ("\N{ARABIC-INDIC DIGIT ONE}", None, None),
-        ("5;a;b=1; c=?0", 5, None),
-        ("5, 6", None, None),
-        ("?1", None, True),
-        ("?0;x=y", None, False),
-        ("?1, ?1", None, None),
-        ("?2", None, None),
-        ("true", None, None),
-    ],
-)
-def test_structured_fields(value: str | None, integer: int | None, boolean: bool | None) -> None:
-    assert fields.integer_untrusted(value) == integer
-    assert fields.boolean_untrusted(value) is boolean
-
-
-@given(st.text(max_size=40))
-def test_nothing_else_is_raised_by_fields(text: str) -> None:
-    for parse in (fields.digests_untrusted, fields.base64_untrusted, disposition_name_untrusted):
-        with suppress(ValueError):
-            parse(text)

@@ -1,4 +1,4 @@
-"""File names: those refused, and how the others are told to browsers."""
+"""File names: those refused, and how the others are told over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fawa.services.names import check_name_untrusted, content_disposition, guess_type, last_segment
+from fawa.services.names import (
+    check_name_untrusted,
+    content_disposition,
+    disposition_name_untrusted,
+    guess_type,
+    last_segment,
+)
 
 GOOD = [
     "a.txt",
@@ -165,3 +171,41 @@ def test_no_name_breaks_out_of_its_header_and_all_names_arrive(name: str) -> Non
         assert len(value.partition("filename*=")[0]) == len('attachment; filename=""; ') + len(segment)
     else:
         assert value == f'attachment; filename="{segment}"'
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("", None),
+        ("inline", None),
+        ("inline;", None),
+        ('attachment; filename="a b.txt"', "a b.txt"),
+        ("attachment;filename=a.txt", "a.txt"),
+        (r'inline; filename="a\"b\\c"', 'a"b\\c'),
+        ("inline; filename*=UTF-8''Zo%C3%AB.txt; filename=x", "Zoë.txt"),
+        ("inline; FILENAME=\"x\"; filename*=utf-8'en'%e2%82%ac%20rates", "€ rates"),
+        ('inline; filename="Zo\xc3\xab"', "Zoë"),
+        ('inline; filename="Zo\xeb"', "Zoë"),
+        ('form-data; name="f;x"; filename="y;z"', "y;z"),
+    ],
+)
+def test_names_in_content_disposition(value: str, name: str | None) -> None:
+    assert disposition_name_untrusted(value) == name
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        'inline; filename="a',
+        "inline; filename",
+        "inline; =a",
+        "inline; filename=a b",
+        "inline; filename*=a",
+        "inline; filename*=latin1''a",
+        "inline; filename*=UTF-8''%ff",
+        "inline; filename*=UTF-8''%4",
+    ],
+)
+def test_malformed_content_dispositions(value: str) -> None:
+    with pytest.raises(ValueError, match=r"malformed|not valid UTF-8"):
+        disposition_name_untrusted(value)

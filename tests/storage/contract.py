@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
@@ -27,6 +27,7 @@ from fawa.storage.base import (
     NotFound,
     State,
     StorageError,
+    Terms,
     Upload,
 )
 
@@ -50,15 +51,6 @@ def make_record(key: str = KEY, **changes: Any) -> FileRecord:
         "expires": 2500.0,
     }
     return FileRecord(**{**values, **changes})
-
-
-def named(name: str) -> Callable[[], Awaitable[str]]:
-    """Return how records of that name tell who they are."""
-
-    async def identity() -> str:
-        return name
-
-    return identity
 
 
 async def write_in_pieces(upload: Upload, data: bytes, length: int = 100_000) -> None:
@@ -236,12 +228,12 @@ class ContentStoreContract:
     async def test_content_is_claimed_by_the_same_owner_again(self, opener: ContentOpener) -> None:
         for _ in range(2):
             async with opener() as store:
-                await store.claim(named("owner-1"))
-                await store.claim(named("owner-1"))
+                await store.claim("owner-1")
+                await store.claim("owner-1")
                 assert await list_keys(store) == []
         async with opener() as store:
             await store_content(store, KEY, b"abc")
-            await store.claim(named("owner-1"))
+            await store.claim("owner-1")
             assert await list_keys(store) == [KEY]
 
     async def test_ranges(self, store: ContentStore) -> None:
@@ -368,12 +360,60 @@ class MetadataStoreContract:
             make_record(state=State.UPLOADING, downloads=7),
             make_record(name="文件 \U0001f98a 'x\"; --.txt", size=0, sha256=bytes(range(32))),
             make_record(size=2**63 - 1, created=1763900000.123456, expires=1763901500.123456),
+            make_record(terms=Terms(max_downloads=3, owner=bytes(range(32)), password=bytes(48))),
         ],
-        ids=["plain", "uploading", "odd name", "large numbers"],
+        ids=["plain", "uploading", "odd name", "large numbers", "with terms"],
     )
     async def test_a_record_is_read_back_as_it_was(self, store: MetadataStore, record: FileRecord) -> None:
         await store.add(record)
         assert await store.get(record.key) == record
+
+    async def test_the_last_downloads_are_reserved(self, store: MetadataStore) -> None:
+        await store.add(make_record(downloads=1))
+        assert await store.reserve(KEY, "a", 3, 100.0, 160.0)
+        assert await store.reserve(KEY, "b", 3, 100.0, 160.0)
+        assert not await store.reserve(KEY, "c", 3, 100.0, 160.0)
+        # Who has one keeps it, and one that is given back is free for others.
+        assert await store.reserve(KEY, "a", 3, 120.0, 180.0)
+        assert await store.release(KEY, "b", completed=False) == 1
+        assert await store.reserve(KEY, "c", 3, 120.0, 180.0)
+        assert await store.release(KEY, "a", completed=True) == 2
+        assert await store.release(KEY, "c", completed=True) == 3
+        assert not await store.reserve(KEY, "d", 3, 120.0, 180.0)
+        assert (await store.get(KEY)).downloads == 3
+
+    async def test_a_reservation_runs_out_and_counts_all_the_same(self, store: MetadataStore) -> None:
+        await store.add(make_record())
+        assert await store.reserve(KEY, "slow", 1, 100.0, 160.0)
+        assert not await store.reserve(KEY, "b", 1, 159.9, 200.0)
+        assert await store.reserve(KEY, "b", 1, 160.0, 220.0)
+        assert not await store.reserve(KEY, "slow", 1, 170.0, 230.0)
+        assert await store.release(KEY, "slow", completed=True) == 1
+        assert await store.release(KEY, "slow", completed=True) == 1
+        assert await store.release(KEY, "stranger", completed=True) == 1
+
+    async def test_nothing_is_reserved_of_what_is_not_there(self, store: MetadataStore) -> None:
+        assert not await store.reserve(KEY, "a", 1, 100.0, 160.0)
+        assert await store.release(KEY, "a", completed=True) == 0
+        await store.add(make_record())
+        assert await store.reserve(KEY, "a", 1, 100.0, 160.0)
+        await store.delete(KEY)
+        assert await store.release(KEY, "a", completed=True) == 0
+        await store.add(make_record())
+        assert await store.reserve(KEY, "b", 1, 100.0, 160.0)
+
+    async def test_of_many_who_reserve_at_once_as_many_as_may_do(self, store: MetadataStore) -> None:
+        await store.add(make_record())
+        got: list[str] = []
+
+        async def reserve(token: str) -> None:
+            if await store.reserve(KEY, token, 3, 100.0, 160.0):
+                got.append(token)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(reserve, str(number))
+        assert len(got) == 3
 
     async def test_records_are_there_after_the_store_is_opened_anew(self, opener: MetadataOpener) -> None:
         async with opener() as store:

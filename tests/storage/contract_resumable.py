@@ -17,6 +17,7 @@ from fawa.storage.base import (
     NotFound,
     ResumableStore,
     StorageError,
+    Terms,
     UploadRecord,
     UploadStore,
     WrongOffset,
@@ -325,8 +326,9 @@ class UploadStoreContract:
             make_upload(size=None, sha256=bytes(range(32)), metadata="filename YS50eHQ=", epoch=7),
             make_upload(size=2**63 - 1, name="文件 'x\"; --", created=1763900000.123456),
             make_upload(size=0),
+            make_upload(ttl=90.5, terms=Terms(max_downloads=1, owner=bytes(32), password=bytes(48))),
         ],
-        ids=["plain", "all set", "odd", "empty"],
+        ids=["plain", "all set", "odd", "empty", "with terms"],
     )
     async def test_a_record_is_read_back_as_it_was(self, opener: UploadsOpener, record: UploadRecord) -> None:
         async with opener() as store:

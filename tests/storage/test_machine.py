@@ -232,7 +232,8 @@ def test_the_stores_against_a_dict() -> None:
 
 def run_machine(machine_class: type[StoresMachine], examples: int) -> None:
     reached.clear()
-    # Deaths that chance does not find in every version of the house: before the answer, and in the repair.
+    # A death between commit and answer, and one of the repair after it, which chance does not find in every
+    # version of the house.
     machine = machine_class()
     machine.start()
     machine.upload(key="aa1", size=1, ttl=50, dies_at=11)

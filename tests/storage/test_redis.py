@@ -243,3 +243,17 @@ class TestFailures:
         async with metadata_store(parse_redis_url(f"redis://:open%20sesame@127.0.0.1:{own.port}/3")) as store:
             await store.add(make_record())
             assert await store.get(KEY) == make_record()
+
+    async def test_a_user_with_no_more_rights_than_needed(self, own: RedisServer) -> None:
+        rights = ("+@read", "+@write", "+@scripting", "+@connection", "~{fawa.*")
+        assert own.ask("ACL", "SETUSER", "fawa", "on", ">secret", *rights) == b"+OK\r\n"
+        assert own.ask("ACL", "SETUSER", "other", "on", ">secret", *rights[:-1], "~other:*") == b"+OK\r\n"
+        async with metadata_store(parse_redis_url(f"redis://fawa:secret@127.0.0.1:{own.port}/2")) as store:
+            await store.check()
+            await store.add(make_record())
+            await store.count_download(KEY)
+            assert await store.expired(9e9, 10) == await list_keys(store) == [KEY]
+            await store.delete(KEY)
+        async with metadata_store(parse_redis_url(f"redis://other:secret@127.0.0.1:{own.port}")) as store:
+            with pytest.raises(StorageError, match=r"refused .* keys that begin with \{fawa\."):
+                await store.add(make_record())

@@ -18,7 +18,7 @@ import trio.testing
 
 from fawa.ops.logging import configure
 from fawa.storage import redis_link as module
-from fawa.storage.base import OutOfReach, StorageError
+from fawa.storage.base import StorageError, Unreachable
 from fawa.storage.redis_link import CHECK_TIMEOUT, MAX_CALLS, MAX_CONNECTIONS, PATIENCE, RedisLink, redis_link
 from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
@@ -74,10 +74,11 @@ def stat(server: RedisServer, section: str, name: str) -> int:
 
 @attrs.define
 class Hole:
-    """Listens where Redis should be, and gives no answer."""
+    """Listens where Redis should be, and gives no answer that Redis would."""
 
     #: Closes connections at once, or keeps them.
     hangs: bool
+    answer: bytes = b""
     port: int = 0
     accepted: int = 0
     open: int = 0
@@ -88,6 +89,7 @@ class Hole:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
+            await stream.send_all(self.answer)
             while self.hangs and await stream.receive_some():
                 pass
         except trio.BrokenResourceError:
@@ -98,8 +100,8 @@ class Hole:
 
 
 @asynccontextmanager
-async def hole(*, hangs: bool) -> AsyncIterator[Hole]:
-    found = Hole(hangs)
+async def hole(*, hangs: bool, answer: bytes = b"") -> AsyncIterator[Hole]:
+    found = Hole(hangs, answer)
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, found._serve, 0)
         found.port = listeners[0].socket.getsockname()[1]
@@ -130,7 +132,7 @@ async def test_many_calls_share_few_connections(own: RedisServer) -> None:
 async def fail_for(link: RedisLink, seconds: float) -> None:
     with trio.move_on_after(seconds):
         while True:
-            with pytest.raises(OutOfReach, match=r"cannot be reached .* Check that it runs"):
+            with pytest.raises(Unreachable, match=r"cannot be reached .* Check that it runs"):
                 await count(link)
             await trio.sleep(0.005)
 
@@ -163,7 +165,7 @@ async def test_one_that_hangs_is_not_waited_for(hurried: None) -> None:
         async with redis_link(parse_redis_url(f"127.0.0.1:{away.port}"), None, KEY) as link:
 
             async def call() -> None:
-                with trio.fail_after(PATIENCE + 5), pytest.raises(OutOfReach):
+                with trio.fail_after(PATIENCE + 5), pytest.raises(Unreachable):
                     await count(link)
 
             async with trio.open_nursery() as nursery:
@@ -172,12 +174,31 @@ async def test_one_that_hangs_is_not_waited_for(hurried: None) -> None:
         assert away.most_open == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"+OK\r\n",
+        b"*-7\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+    ],
+)
+async def test_what_is_no_redis_is_told_and_tried_again(answer: bytes, hurried: None) -> None:
+    async with hole(hangs=True, answer=answer) as other:
+        address = parse_redis_url(f"127.0.0.1:{other.port}")
+        async with redis_link(address, None, KEY) as link:
+            for _ in range(2):
+                with pytest.raises(StorageError, match=rf"Redis at {re.escape(str(address))} .*\. Check"):
+                    await count(link)
+
+
 async def test_a_write_to_a_replica_does_not_storm_it(tmp_path: Path, hurried: None) -> None:
     with redis_server(tmp_path / "redis", "--replicaof", "127.0.0.1 1") as replica:
         before = stat(replica, "stats", "total_connections_received")
         async with link_to(replica) as link:
             began = trio.current_time()
-            with pytest.raises(OutOfReach, match="read only replica"):
+            with pytest.raises(Unreachable, match="read only replica"):
                 await count(link)
             seconds = trio.current_time() - began
         assert stat(replica, "stats", "total_connections_received") - before <= 7 + seconds + 1
@@ -191,7 +212,7 @@ async def test_what_may_not_run_twice_does_not(
     counted: list[int] = []
 
     async def call(link: RedisLink) -> None:
-        with contextlib.suppress(OutOfReach):
+        with contextlib.suppress(Unreachable):
             counted.append(await count(link, again=again))
 
     async with link_to(own) as link:
@@ -224,7 +245,7 @@ async def test_the_log_says_when_it_goes_and_when_it_is_back(
         await count(link)
         own.kill()
         for _ in range(5):
-            with pytest.raises(OutOfReach):
+            with pytest.raises(Unreachable):
                 await count(link)
         own.start()
         await when_back(lambda: count(link))
@@ -238,13 +259,13 @@ async def test_a_check_tells_in_time_and_leaves_the_calls_alone(own: RedisServer
         own.pause()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count, link)
-            with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(OutOfReach, match="no answer within"):
+            with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(Unreachable, match="no answer within"):
                 await link.check()
             own.go_on()
         await link.check()
         assert stat(own, "clients", "connected_clients") <= 2 + 1, "the client is the same"
         own.kill()
-        with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(OutOfReach, match=r"redis\.url"):
+        with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(Unreachable, match=r"redis\.url"):
             await link.check()
         own.start()
         await when_back(link.check)
@@ -270,7 +291,7 @@ async def test_a_refusal_is_told_at_once(own: RedisServer) -> None:
                 StorageError, match=r"refused .* Check user and password in redis\.url"
             ) as told:
                 await call()
-            assert not isinstance(told.value, OutOfReach), "waiting does not help"
+            assert not isinstance(told.value, Unreachable), "waiting does not help"
         assert time.monotonic() - began < PATIENCE
 
 

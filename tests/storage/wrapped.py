@@ -14,15 +14,15 @@ class WrappedMetadata:
         self._inner = inner
         self._step = step
 
-    async def identity(self) -> str:
-        return await self._inner.identity()
-
     @property
     def backend(self) -> str:
         return self._inner.backend
 
     async def check(self) -> None:
         await self._inner.check()
+
+    async def identity(self) -> str:
+        return await self._inner.identity()
 
     async def add(self, record: FileRecord) -> None:
         self._step()
@@ -46,6 +46,14 @@ class WrappedMetadata:
         self._step()
         await self._inner.count_download(key)
         self._step()
+
+    async def reserve(self, key: str, token: str, most: int, now: float, until: float) -> bool:
+        self._step()
+        return await self._inner.reserve(key, token, most, now, until)
+
+    async def release(self, key: str, token: str, *, completed: bool) -> int:
+        self._step()
+        return await self._inner.release(key, token, completed=completed)
 
     async def expired(self, now: float, limit: int) -> list[str]:
         return await self._inner.expired(now, limit)

@@ -38,6 +38,10 @@ class FileServiceBase(abc.ABC):
     async def CancelUpload(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.CancelUploadRequest, fawa.proto.file.v1.file_pb2.CancelUploadResponse]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def DeleteFile(self, stream: 'grpclib.server.Stream[fawa.proto.file.v1.file_pb2.DeleteFileRequest, fawa.proto.file.v1.file_pb2.DeleteFileResponse]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/file.v1.FileService/SendFile': grpclib.const.Handler(
@@ -75,6 +79,12 @@ class FileServiceBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 fawa.proto.file.v1.file_pb2.CancelUploadRequest,
                 fawa.proto.file.v1.file_pb2.CancelUploadResponse,
+            ),
+            '/file.v1.FileService/DeleteFile': grpclib.const.Handler(
+                self.DeleteFile,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                fawa.proto.file.v1.file_pb2.DeleteFileRequest,
+                fawa.proto.file.v1.file_pb2.DeleteFileResponse,
             ),
         }
 
@@ -117,4 +127,10 @@ class FileServiceStub:
             '/file.v1.FileService/CancelUpload',
             fawa.proto.file.v1.file_pb2.CancelUploadRequest,
             fawa.proto.file.v1.file_pb2.CancelUploadResponse,
+        )
+        self.DeleteFile = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/file.v1.FileService/DeleteFile',
+            fawa.proto.file.v1.file_pb2.DeleteFileRequest,
+            fawa.proto.file.v1.file_pb2.DeleteFileResponse,
         )

@@ -1,0 +1,164 @@
+"""On what terms a file is shared: read from outside, and held against those who want it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import math
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from fawa.net.exchange import Exchange
+from fawa.services import passwords
+from fawa.services.addresses import Proxies, holder
+from fawa.services.ratelimit import Buckets, Rate
+from fawa.storage.base import FileRecord, NotFound, Terms
+
+#: Bytes of randomness in an owner's token.
+_TOKEN: Final = 16
+#: Passwords tried at once: each takes 16 MiB and a core for a moment.
+_AT_ONCE: Final = 2
+#: Wrong passwords of one file, from whatever address.
+_WRONG_PASSWORDS: Final = Rate(100, 10 / 60)
+
+
+class Denied(Exception):  # noqa: N818 - said as it is
+    """Whoever asks does not have what it takes."""
+
+
+class TooOften(Exception):  # noqa: N818
+    """Too many wrong keys, passwords or tokens came from this address, or for this file."""
+
+    def __init__(self, text: str, wait: float) -> None:
+        super().__init__(f"{text}: try again in {math.ceil(wait)} s")
+
+
+@attrs.frozen(kw_only=True)
+class SharingSettings:
+    """What can be set about it."""
+
+    #: Seconds a file is kept if its sender says nothing, and between which its sender may choose.
+    ttl: float = 1500.0
+    min_ttl: float = 1.0
+    max_ttl: float = 86_400.0
+    #: Wrong keys, passwords and tokens of one address.
+    wrong_keys: Rate = attrs.field(factory=lambda: Rate(50, 10 / 60))
+    proxies: Proxies = attrs.field(factory=Proxies)
+
+
+@attrs.frozen
+class Shared:
+    """The terms of a new file."""
+
+    #: Seconds that it is kept, `None` for as long as files are.
+    ttl: float | None
+    terms: Terms
+    #: For the sender alone.
+    owner_token: str = attrs.field(repr=False)
+
+
+class Sharing:
+    """Makes terms and holds people to them."""
+
+    def __init__(
+        self, settings: Callable[[], SharingSettings], clock: Callable[[], float] = trio.current_time
+    ) -> None:
+        """Ask `settings` each time; `clock` counts seconds."""
+        self._settings = settings
+        self._clock = clock
+        self._wrong = Buckets(settings().wrong_keys)
+        self._wrong_passwords = Buckets(_WRONG_PASSWORDS)
+        self._limiter = trio.CapacityLimiter(_AT_ONCE)
+
+    async def terms(self, ttl: int, max_downloads: int, password: str) -> Shared:
+        """Return the terms for a new file; 0, 0 and "" are the usual ones.
+
+        Raises:
+            ValueError: they cannot be.
+
+        """
+        settings = self._settings()
+        longest = max(settings.max_ttl, settings.ttl)
+        if ttl and not settings.min_ttl <= ttl <= longest:
+            raise ValueError(
+                f"a file is kept for {settings.min_ttl:g} to {longest:g} seconds here, not for {ttl}"
+            )
+        if max_downloads < 0:
+            raise ValueError(f"max_downloads cannot be {max_downloads}")
+        if len(password.encode()) > passwords.MAX:
+            raise ValueError(f"a password has at most {passwords.MAX} bytes")
+        kept = b""
+        if password:
+            salt = secrets.token_bytes(passwords.SALT)
+            kept = await trio.to_thread.run_sync(passwords.protect, password, salt, limiter=self._limiter)
+        token = base64.b32encode(secrets.token_bytes(_TOKEN)).decode().rstrip("=").lower()
+        terms = Terms(max_downloads=max_downloads, owner=_hash(token), password=kept)
+        return Shared(float(ttl) if ttl else None, terms, token)
+
+    @asynccontextmanager
+    async def guessing(self, exchange: Exchange) -> AsyncIterator[None]:
+        """Let an address try a key: what comes to nothing (`NotFound`, `Denied`) counts against it.
+
+        Raises:
+            TooOften: it has tried too often.
+
+        """
+        settings = self._settings()
+        self._wrong.rate = settings.wrong_keys
+        forwarded = [
+            value.decode("latin-1") for name, value in exchange.headers if name.lower() == b"x-forwarded-for"
+        ]
+        address = holder(settings.proxies.client(exchange.peer, forwarded))
+        # Counted before it is known to be wrong: many attempts at once must not all slip through.
+        if wait := self._wrong.take(address, self._clock()):
+            raise TooOften("too many wrong keys, passwords or tokens came from your address", wait)
+        try:
+            yield
+        except (NotFound, Denied):
+            raise
+        except BaseException:
+            self._wrong.give_back(address)
+            raise
+        self._wrong.give_back(address)
+
+    async def check_password(self, record: FileRecord, password: str) -> None:
+        """See that a password is right, where one is needed.
+
+        Raises:
+            Denied: it is not.
+            TooOften: too many were wrong.
+
+        """
+        kept = record.terms.password
+        if not kept:
+            return
+        if not password:
+            raise Denied("this file needs a password: give the one that came with its key")
+        if wait := self._wrong_passwords.take(record.key, self._clock()):
+            raise TooOften("too many wrong passwords were given for this file", wait)
+        is_right = len(password.encode()) <= passwords.MAX and await trio.to_thread.run_sync(
+            passwords.is_right, kept, password, limiter=self._limiter
+        )
+        if not is_right:
+            raise Denied("the password is wrong")
+        self._wrong_passwords.give_back(record.key)
+
+    def check_owner(self, record: FileRecord, token: str) -> None:
+        """See that a token is the owner's.
+
+        Raises:
+            Denied: it is not.
+
+        """
+        if not hmac.compare_digest(_hash(token), record.terms.owner):
+            raise Denied("the token is not the one that came with the key when the file was sent")
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
