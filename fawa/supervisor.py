@@ -53,7 +53,7 @@ from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
 from fawa.services.wellknown import WebTransportOffer, WellKnown
-from fawa.storage.base import Unreachable
+from fawa.storage.base import OutOfReach
 
 _log = get_logger("fawa.supervisor")
 
@@ -297,7 +297,7 @@ class Supervisor:
                 fault: Exception = RuntimeError("it ended by itself")
             except Exception as error:
                 fault = _innermost(error)
-            if isinstance(fault, Unreachable):
+            if isinstance(fault, OutOfReach):
                 waits += 1
                 seconds = self._put_off(service.name, offer, fault, waits)
                 if not told:
@@ -327,10 +327,9 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
-    def _put_off(self, name: str, offer: Offer, fault: Unreachable, number: int) -> float:
+    def _put_off(self, name: str, offer: Offer, fault: OutOfReach, number: int) -> float:
         """Say what a service waits for, the `number`th time; return the seconds until it is tried again."""
-        text = f"service {name!r} waits for {fault.backend}, which is out of reach: try later"
-        self._close(name, offer, text, f"waits for {fault.backend}: {fault}")
+        self._close(name, offer, fault.told, f"waits for {fault.backend}: {fault}")
         if number == 1:
             _log.warning("service waits", service=name, backend=fault.backend, reason=str(fault))
         return min(restarts.pause(number, random.random()), _LONGEST_WAIT)  # noqa: S311 - jitter

@@ -113,13 +113,13 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    "fawa.storage.s3_client": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs httpcore trio"),
+    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
-    "fawa.storage.s3_client": Room(fawa="fawa.storage", libraries="attrs httpcore trio"),
-    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),

@@ -10,7 +10,7 @@ from typing import Final
 
 from coredis import exceptions
 
-from fawa.storage.base import OutOfSpace, StorageError, Unreachable
+from fawa.storage.base import OutOfReach, OutOfSpace, StorageError
 from fawa.storage.redis_url import RedisAddress
 
 #: The server is starting, is no primary (any more), or a cluster moves slots: the same call soon works.
@@ -39,7 +39,7 @@ def is_answer(error: BaseException) -> bool:
 
 
 def explain(address: RedisAddress, error: BaseException) -> StorageError:
-    """Return what to raise: `Unreachable` when waiting may help."""
+    """Return what to raise: `OutOfReach` when waiting may help."""
     text = _causes(error)
     if address.password:
         text = text.replace(address.password, "***")
@@ -63,7 +63,7 @@ def explain(address: RedisAddress, error: BaseException) -> StorageError:
         )
     if isinstance(error, exceptions.ResponseError) and not is_passing(error):
         return StorageError(f"Redis at {address} refused: {text}")
-    return Unreachable(
+    return OutOfReach(
         f"Redis at {address} cannot be reached ({text}). Check that it runs, the network, and redis.url.",
         "Redis",
     )

@@ -175,8 +175,9 @@ class S3Store:
     async def _check(self) -> None:
         await self._client.request("use files", "HEAD", tries=1)
 
-    async def claim(self, owner: str) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
         """Write down whose the prefix is, if nobody has; see `base.ContentStore.claim`."""
+        owner = await identity()
         found = await self._owner()
         if found is None:
             await self._check_empty()
@@ -346,7 +347,7 @@ async def content_store(settings: S3Settings) -> AsyncIterator[S3Store]:
     """Open the bucket, made when it is not there; close every connection when the context ends.
 
     Raises:
-        Unreachable: the service is away.
+        OutOfReach: the service is away.
         StorageError: the bucket cannot be made or used.
 
     """
