@@ -26,7 +26,7 @@ import httpcore
 import trio
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import AlreadyExists, NotFound, OutOfReach, OutOfSpace, StorageError
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfReach, OutOfSpace, StorageError
 from fawa.storage.sigv4 import MAX_LINK_TTL, UNSIGNED, Credentials, encode_query, sign_link, sign_request
 
 #: Tries of one request, and seconds before the second; each further wait is twice as long, with jitter.
@@ -46,6 +46,10 @@ _MAX_ANSWER: Final = 8 * 1024 * 1024
 _SLICE: Final = 256 * 1024
 
 _log = get_logger("fawa.storage.s3")
+
+# Bytes of a body read at once at most: half a piece, so that what `S3Content.read` joins is one at most.
+# Nobody else in this process uses httpcore.
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = PIECE // 2
 
 #: What httpcore raises when the connection fails.
 _BROKEN: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError)
