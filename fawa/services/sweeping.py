@@ -11,7 +11,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.services.uploads import Uploads
-from fawa.storage.base import ContentStore, MetadataStore, StorageError
+from fawa.storage.base import ContentStore, MetadataStore, NotFound, StorageError
 from fawa.storage.leases import Lease, Leases
 from fawa.storage.lifecycle import expire, repair
 
@@ -41,12 +41,13 @@ class Sweeping:
     interval: Callable[[], float]
 
     async def start(self) -> None:
-        """Repair the stores.
+        """Repair the stores, once it is sure that they go together.
 
         Raises:
-            StorageError: they cannot be repaired.
+            StorageError: they do not, or cannot be repaired.
 
         """
+        await self.content.claim(await self.metadata.identity(), self._is_recorded)
         if self.uploads is not None and (removed := await self.uploads.repair()):
             _log.warning("content of unknown uploads was removed", count=removed)
         repaired = await repair(self.content, self.metadata, self.clock())
@@ -59,6 +60,15 @@ class Sweeping:
                 advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
                 "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
             )
+
+    async def _is_recorded(self, key: str) -> bool:
+        if self.uploads is not None and await self.uploads.records.has_key(key):
+            return True
+        try:
+            await self.metadata.get(key)
+        except NotFound:
+            return False
+        return True
 
     async def run(self) -> NoReturn:
         """Sweep from time to time; of daemons that share the stores, one does.
