@@ -41,25 +41,25 @@ from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_unix, bind_with_udp
 from fawa.net.udp import UdpSocket
+from fawa.ops import descriptors
 from fawa.ops.admin import Admin, Check
 from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
 from fawa.ops.memory import keep_freed_memory
 from fawa.ops.meters import Figure, Meters, counter, gauge
+from fawa.ops.notify import Manager
 from fawa.rpc.dialect import Limits as CallLimits
 from fawa.services.base import Dependent, Offer, Service, merge_checks
 from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
 from fawa.services.wellknown import WebTransportOffer, WellKnown
-from fawa.storage.base import Unreachable
+from fawa.storage.base import OutOfReach
 
 _log = get_logger("fawa.supervisor")
 
 #: Seconds between two starts of a service that waits for what it stands on, at most.
 _LONGEST_WAIT: Final = 5.0
-#: File descriptors that are not connections: listeners, stores, files under way.
-_SPARE_DESCRIPTORS: Final = 512
 #: What one client of the admin listener may take: it is a program or two that read a few pages.
 _ADMIN_LIMITS: Final = Limits(
     header_timeout=10.0,
@@ -144,7 +144,7 @@ def _allowed_connections(most: int) -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    room = soft - _SPARE_DESCRIPTORS
+    room = soft - descriptors.SPARE
     if soft == resource.RLIM_INFINITY or most <= room:
         return most
     room = max(room, soft // 2)
@@ -184,6 +184,8 @@ class Supervisor:
     #: Reads the settings anew, for SIGHUP.
     reload: Callable[[], Loaded]
     services: Sequence[Service]
+    #: Who started the process.
+    manager: Manager = attrs.field(factory=Manager.of)
     health: HealthState = attrs.field(factory=HealthState, init=False)
     _router: Router = attrs.field(init=False)
     _root: Root = attrs.field(init=False)
@@ -260,6 +262,7 @@ class Supervisor:
                     await self._stop.wait()
                     grace = self.settings.drain_grace
                     _log.info("draining", connections=self.connections, grace=grace)
+                    self.manager.stopping(f"draining, for up to {grace:g} s")
                     self.health.close()
                     self._door.drain(grace)
                     if self._quic is not None:
@@ -293,7 +296,7 @@ class Supervisor:
                 fault: Exception = RuntimeError("it ended by itself")
             except Exception as error:
                 fault = _innermost(error)
-            if isinstance(fault, Unreachable):
+            if isinstance(fault, OutOfReach):
                 waits += 1
                 seconds = self._put_off(service.name, offer, fault, waits)
                 if not told:
@@ -323,10 +326,9 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
-    def _put_off(self, name: str, offer: Offer, fault: Unreachable, number: int) -> float:
+    def _put_off(self, name: str, offer: Offer, fault: OutOfReach, number: int) -> float:
         """Say what a service waits for, the `number`th time; return the seconds until it is tried again."""
-        text = f"service {name!r} waits for {fault.backend}, which is out of reach: try later"
-        self._close(name, offer, text, f"waits for {fault.backend}: {fault}")
+        self._close(name, offer, fault.told, f"waits for {fault.backend}: {fault}")
         if number == 1:
             _log.warning("service waits", service=name, backend=fault.backend, reason=str(fault))
         return min(restarts.pause(number, random.random()), _LONGEST_WAIT)  # noqa: S311 - jitter
@@ -531,6 +533,7 @@ class Supervisor:
             listen_quic=" ".join(sock.address for sock in self._udp),
             version=__version__,
         )
+        self.manager.ready(f"serving at {scheme}://{first}/")
 
     # Signals
 
@@ -550,11 +553,18 @@ class Supervisor:
 
     async def reload_now(self) -> None:
         """Read settings and certificates again; the log names what cannot change in a running daemon."""
+        self.manager.reloading()
+        reloaded = await self._reload()
+        # A signal may come before the start is done, or in the drain: then this is not what is to be said.
+        if self._is_up and not self._stop.is_set():
+            self.manager.ready("serving" if reloaded else "serving by the settings as they were: see the log")
+
+    async def _reload(self) -> bool:
         try:
             new = await trio.to_thread.run_sync(self.reload)
         except Exception as error:
             _log.error("settings not reloaded", reason=str(error))
-            return
+            return False
         live, later = live_changes(self.settings, new.settings)
         self.loaded = new
         self._level = None
@@ -571,3 +581,4 @@ class Supervisor:
             except tls.TlsError as error:
                 _log.error("certificate not reloaded", reason=str(error))
         _log.info("settings reloaded", changed=list(live), need_restart=list(later))
+        return True

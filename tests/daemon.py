@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +174,16 @@ def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
         *("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"),
         *("--admin-listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *flags),
     ]
+    with started(command, data_dir, _ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"}) as daemon:
+        yield daemon
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], data_dir: Path, environment: Mapping[str, str]) -> Iterator[Daemon]:
+    """Run a command that becomes a `fawad` and logs JSON; as `running`."""
     process = subprocess.Popen(
         command,
-        env=_ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -32,8 +32,8 @@ class StorageError(Exception):
     """
 
 
-class Unreachable(StorageError):  # noqa: N818 - said as it is
-    """The backend is away or overloaded, and may be back by itself."""
+class OutOfReach(StorageError):  # noqa: N818 - said as it is
+    """The backend is away, and will be back without anybody changing a setting."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
