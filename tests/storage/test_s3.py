@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from httpcore import AsyncConnectionPool
 
-from fawa.storage.base import ContentStore, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import ContentStore, NotFound, OutOfReach, OutOfSpace, StorageError, Upload
 from fawa.storage.s3 import S3Settings, content_store
 from fawa.storage.s3_client import S3Client, connect
 from fawa.storage.s3_upload import (
@@ -176,6 +176,27 @@ async def test_a_read_that_breaks_off_goes_on_where_it_was(place: S3Settings) ->
     ):
         assert await read_content(content, 1, len(data) - 1) == data[1:]
     assert relay.broken == 3
+
+
+@pytest.mark.parametrize("more", [0, PART])
+async def test_an_upload_that_the_service_has_forgotten_may_be_tried_again(
+    own_server: S3Server, more: int
+) -> None:
+    async def finish(upload: Upload) -> None:
+        await upload.write(LONG[:more])
+        await upload.commit()
+
+    async with content_store(own_server.settings(new_bucket(), part=PART)) as store:
+        async with store.create(KEY) as upload:
+            await upload.write(LONG[:PART])
+            while store.parts_on_their_way:
+                await trio.sleep(0.01)
+            own_server.kill()
+            own_server.start()
+            with pytest.raises(OutOfReach, match=f"the upload of {KEY} was forgotten"):
+                await finish(upload)
+        await store_content(store, KEY, LONG)
+        assert await fetch_content(store, KEY) == LONG
 
 
 async def test_a_read_that_breaks_off_again_and_again_is_given_up(own_server: S3Server) -> None:
