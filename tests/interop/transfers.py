@@ -1,8 +1,8 @@
 """Clients that bring files to fawad and fetch them by each way there is, and insist when it breaks.
 
-A file is named after the way that it came. A client knows nothing but what it was told: it has a file once its
-upload was acknowledged, or is told so by the status of one that goes on; it sends anew, or asks for, what is
-missing.
+A file is named after the way that it came. A client knows nothing but what it was told: it has a file once
+its upload was acknowledged, or is told so by the status of one that goes on; it sends anew, or asks for, what
+is missing.
 """
 
 from __future__ import annotations
