@@ -214,6 +214,14 @@ class Client:
         self._end_of("resume", broken)
         self.book.acknowledge(progress.file.randomkey, digest)
 
+    def abandon(self) -> None:
+        """Begin an upload, and never come back."""
+        data = self.random.randbytes(PIECE)
+        start = self.file.StartUploadRequest(name="resume", size=2 * PIECE)
+        upload_id = self.insist("resume", lambda: self.stub.StartUpload(start, timeout=PATIENCE)).upload_id
+        messages = self._messages(self.file.FileInfo(upload_id=upload_id), data)
+        self.stub.SendFile(messages, timeout=PATIENCE)
+
     def tus(self) -> None:
         """Send a file by tus, in as many requests as it takes."""
         data = self._data()
