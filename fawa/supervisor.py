@@ -205,7 +205,7 @@ class Supervisor:
     _away: dict[str, str] = attrs.field(factory=dict, init=False)
     _is_up: bool = attrs.field(default=False, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
-    #: What the services offer that run, by their names.
+    #: What the services offer, by their names; of one that has not run yet, its outline.
     _offers: dict[str, Offer] = attrs.field(factory=dict, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     _given_up: bool = attrs.field(default=False, init=False)
@@ -284,6 +284,7 @@ class Supervisor:
         """
         crashes = restarts.CrashCount(self.settings.restart.max_crashes, self.settings.restart.window)
         offer = service.outline() if isinstance(service, Dependent) else Offer()
+        self._offers[service.name] = offer
         has_run, told, waits = False, False, 0
         while True:
             try:

@@ -72,12 +72,13 @@ ROOMS = {
     ),
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
-        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing",
+        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing fawa.storage.watched",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
     "fawa.services.board": Room(
-        fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.meters", libraries="attrs trio"
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.storage.watched fawa.ops.meters",
+        libraries="attrs trio",
     ),
     "fawa.services.admission": Room(
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
