@@ -72,7 +72,8 @@ ROOMS = {
     ),
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
-        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing fawa.storage.watched",
+        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing "
+        "fawa.storage.watched",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.

@@ -140,7 +140,7 @@ class _Opening(AbstractAsyncContextManager[Outer]):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> bool | None:
         try:
-            return await self._inner.__aexit__(kind, error, at)
+            return await self._inner.__aexit__(kind, error, at)  # noqa: ASYNC102 - its own to bound
         except StorageError as failure:
             if failure is not error:
                 self._watch.note(failure)
@@ -253,7 +253,7 @@ class _WatchedFile:
         async with aclosing(self._content.read(offset, count)) as pieces:
             try:
                 async for piece in pieces:
-                    yield piece
+                    yield piece  # noqa: ASYNC119 - whoever stops early closes it, says the interface
             except StorageError as error:
                 self._watch.note(error)
                 raise
