@@ -25,12 +25,12 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     ResumableStore,
     ResumableUpload,
     State,
     StorageError,
-    Unreachable,
     Upload,
     UploadRecord,
     UploadStore,
@@ -86,7 +86,7 @@ class StoreWatch:
     def note(self, error: BaseException) -> None:
         """Note how an operation has failed."""
         match error:
-            case Unreachable():
+            case OutOfReach():
                 self.is_up = False
                 self.failures["unreachable"] += 1
             case OutOfSpace():

@@ -26,7 +26,7 @@ from fawa.services.base import Offer
 from fawa.services.figures import Flow, storage_figures
 from fawa.services.file import FileRpc, FileService
 from fawa.services.tus import VERSION
-from fawa.storage.base import Unreachable
+from fawa.storage.base import OutOfReach
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
@@ -260,7 +260,7 @@ def test_storage_by_backend() -> None:
     assert storage_figures(()) == ()
     content, records = StoreWatch("content", "s3"), StoreWatch("records", "redis")
     figures = storage_figures((content, records))
-    records.note(Unreachable("no answer", "Redis"))
+    records.note(OutOfReach("no answer", "Redis"))
     found = values(figures)
     assert found["fawa_storage_up content s3"] == 1
     assert found["fawa_storage_up records redis"] == 0

@@ -15,9 +15,9 @@ from fawa.storage.base import (
     Damaged,
     Fenced,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     StorageError,
-    Unreachable,
     WrongOffset,
 )
 from fawa.storage.boards import board_store
@@ -125,7 +125,7 @@ async def test_boards_and_leases(tmp_path: Path, watch: StoreWatch) -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (Unreachable("no answer", "Redis"), "unreachable"),
+        (OutOfReach("no answer", "Redis"), "unreachable"),
         (OutOfSpace("full"), "out_of_space"),
         (Damaged("short"), "damaged"),
         (StorageError("odd"), "other"),
@@ -152,8 +152,8 @@ def test_what_a_store_says_by_an_error_is_no_failure(error: Exception) -> None:
 def test_a_store_is_up_again_once_it_answers() -> None:
     watch = StoreWatch("records", "redis")
     for answer in (None, NotFound("x")):
-        with pytest.raises(Unreachable), watch("get"):
-            raise Unreachable("no answer", "Redis")
+        with pytest.raises(OutOfReach), watch("get"):
+            raise OutOfReach("no answer", "Redis")
         assert not watch.is_up
         # A fault of ours says nothing of the store.
         with pytest.raises(KeyError), watch("get"):
@@ -191,8 +191,8 @@ async def test_a_disk_that_fails(tmp_path: Path) -> None:
 async def test_what_another_store_says_in_the_block_is_not_this_ones(tmp_path: Path) -> None:
     watch = StoreWatch("content", "filesystem")
     async with watched_content(watch, content_store(tmp_path / "files")) as store:
-        away = Unreachable("no answer", "Redis")
-        with pytest.raises(Unreachable):
+        away = OutOfReach("no answer", "Redis")
+        with pytest.raises(OutOfReach):
             async with store.create(KEY):
                 raise away
     assert watch.is_up
