@@ -80,14 +80,12 @@ def _file_service(settings: Settings, secret: bytes) -> FileService:
 
 
 def _watching(
-    watched_store: Callable[
-        [watched.StoreWatch, AbstractAsyncContextManager[S]], AbstractAsyncContextManager[S]
-    ],
+    wrap: Callable[[watched.StoreWatch, AbstractAsyncContextManager[S]], AbstractAsyncContextManager[S]],
     watch: watched.StoreWatch,
     opener: Callable[[], AbstractAsyncContextManager[S]],
 ) -> Callable[[], AbstractAsyncContextManager[S]]:
     """Return what opens a store that is watched."""
-    return lambda: watched_store(watch, opener())
+    return lambda: wrap(watch, opener())
 
 
 def _records_backend(settings: Settings) -> str:
