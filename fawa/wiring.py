@@ -92,6 +92,14 @@ def _records_backend(settings: Settings) -> str:
     return "sqlite" if settings.redis.url is None else "redis"
 
 
+def trace_stores(services: Iterable[Service], trace: watched.Trace) -> None:
+    """Have what services ask of their stores traced."""
+    for service in services:
+        if isinstance(service, FileService | BoardService):
+            for watch in service.watches:
+                watch.trace = trace
+
+
 def change_settings(services: Iterable[Service], settings: Settings) -> None:
     """Give running services what is set of them now."""
     for service in services:

@@ -134,6 +134,7 @@ ROOMS = {
         "fawa.proto fawa.storage.base",
         libraries="attrs grpclib msgspec trio",
     ),
+    "fawa.ops.tracing": Room(fawa="fawa.net.exchange fawa.net.router", libraries="opentelemetry trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.completions": Room(libraries="shtab"),
     "fawa.client": Room(

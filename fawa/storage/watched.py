@@ -278,10 +278,23 @@ class WatchedContent:
 
         return checked
 
-    async def claim(self, owner: str) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
         """Note with whose records the content goes."""
-        with self._watch("claim"):
-            await self._store.claim(owner)
+        theirs: list[StorageError] = []
+
+        async def ask() -> str:
+            try:
+                return await identity()
+            except StorageError as error:  # the records', not ours
+                theirs.append(error)
+                raise
+
+        try:
+            await self._store.claim(ask)
+        except StorageError as error:
+            if error not in theirs:
+                self._watch.note(error)
+            raise
 
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
         """Begin an upload."""
