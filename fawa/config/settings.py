@@ -27,6 +27,7 @@ from fawa.config.kinds import (
     Networks,
     Origins,
     Place,
+    Ratio,
     RedisUrl,
     Secret,
     Several,
@@ -456,6 +457,27 @@ class AdminSettings:
 
 
 @attrs.frozen
+class TracingSettings:
+    """Spans of calls and of what they ask of storage, for OpenTelemetry; needs fawa[tracing]."""
+
+    endpoint: str = setting(
+        WebAddress(),
+        "",
+        "The collector that takes them (OTLP over HTTP), such as http://collector:4318. Without it, "
+        "nothing is traced.",
+    )
+    service: str = setting(
+        Text(r"[!-~]{1,64}", "1 to 64 visible ASCII characters"), "fawa", "The name they appear under."
+    )
+    ratio: float = setting(
+        Ratio(),
+        "1",
+        "How many of the traces that begin here are kept; those that clients begin are kept if they keep "
+        "them.",
+    )
+
+
+@attrs.frozen
 class RestartSettings:
     """When a service that crashes is no longer restarted."""
 
@@ -526,6 +548,7 @@ class Settings:
     redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
+    tracing: TracingSettings = section(TracingSettings, "Tracing")
     restart: RestartSettings = section(RestartSettings, "Restarts")
 
 

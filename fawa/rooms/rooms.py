@@ -75,7 +75,8 @@ class Rooms:
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
     #: Boards `created`, `revived`, `expired` and `failed`; clients `joined`, `resumed`, `left` and
-    #: `closed <code>`; copies `saved`.
+    #: `closed <code>`; copies `saved` and
+    #: `swept` away.
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
     _rooms: dict[str, Room] = attrs.field(factory=dict, init=False)
     _agenda: Agenda[Room] = attrs.field(init=False)
@@ -322,7 +323,8 @@ class Rooms:
         while True:
             if self._store is not None:
                 with self._reporting():
-                    await self._store.sweep(self.clock(), self._settings.max_kept)
+                    swept = await self._store.sweep(self.clock(), self._settings.max_kept)
+                    self.counts["swept"] += swept
             await trio.sleep(_SWEEP)
 
     @contextmanager

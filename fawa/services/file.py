@@ -38,6 +38,7 @@ from fawa.proto.file.v1.file_pb2 import (
 from fawa.rpc.stream import Stream
 from fawa.services.base import Offer, checks
 from fawa.services.downloads import AllTaken, Downloads
+from fawa.services.figures import Flow, Swept, Transfers, storage_figures
 from fawa.services.file_uploads import UploadRpc, checked_sha256, share
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
@@ -64,6 +65,7 @@ from fawa.storage.base import (
 )
 from fawa.storage.leases import Leases, embedded_leases
 from fawa.storage.lifecycle import find, open_file, publish, remove
+from fawa.storage.watched import StoreWatch
 
 _log = get_logger("fawa.services.file")
 
@@ -104,6 +106,7 @@ class FileRpc(FileServiceBase):
     sharing: Sharing
     #: Uploads that may be interrupted, where the stores can keep them.
     uploads: Uploads | None = None
+    transfers: Transfers = attrs.field(factory=Transfers)
 
     async def SendFile(self, stream: Stream[SendFileRequest, SendFileResponse]) -> None:
         """Store a file; answers once it is durable. An upload that does not end well leaves nothing."""
@@ -111,8 +114,12 @@ class FileRpc(FileServiceBase):
         info = await _receive_info(stream, settings)
         if info.upload_id:
             with _status_of_storage_errors():
-                async with aclosing(_contents(stream, settings.progress_timeout)) as chunks:
-                    answer = await self._resumable().send(info, chunks)
+                resumable = self._resumable()
+                async with (
+                    self.transfers.rpc_up as flow,
+                    aclosing(_contents(stream, settings.progress_timeout, flow)) as chunks,
+                ):
+                    answer = await resumable.send(info, chunks, flow)
             await stream.send_message(answer)
             return
         expected = checked_sha256(info.sha256)
@@ -121,8 +128,8 @@ class FileRpc(FileServiceBase):
             await self.metadata.check()
             shared = await share(self.sharing, info.terms)
             key = make_key()
-            async with self.content.create(key) as upload:
-                await _receive_content(stream, upload, info.size, settings.progress_timeout)
+            async with self.transfers.rpc_up as flow, self.content.create(key) as upload:
+                await _receive_content(stream, upload, info.size, settings.progress_timeout, flow)
                 sha256 = await upload.digest()
                 if expected is not None and expected != sha256:
                     text = f"what came has the SHA-256 {sha256.hex()}, not {expected.hex()}: send it again"
@@ -187,9 +194,10 @@ class FileRpc(FileServiceBase):
                     expires_at=_milliseconds(record.expires),
                 )
                 await stream.send_message(first)
-                async with aclosing(content.read(start, count)) as pieces:
+                async with self.transfers.rpc_down as flow, aclosing(content.read(start, count)) as pieces:
                     async for piece in pieces:
                         await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
+                        flow.bytes += len(piece)
                 # Of a download in parts, exactly one has the last byte.
                 download.completed = start + count == record.size
 
@@ -316,11 +324,11 @@ async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSett
 
 
 async def _receive_content(
-    stream: Stream[SendFileRequest, Any], upload: Upload, size: int, progress_timeout: float
+    stream: Stream[SendFileRequest, Any], upload: Upload, size: int, progress_timeout: float, flow: Flow
 ) -> None:
     """Write the chunks of an upload; they must come to exactly `size` bytes."""
     received = 0
-    async with aclosing(_contents(stream, progress_timeout)) as chunks:
+    async with aclosing(_contents(stream, progress_timeout, flow)) as chunks:
         async for data in chunks:
             received += len(data)
             if received > size:
@@ -335,7 +343,7 @@ async def _receive_content(
 
 
 async def _contents(
-    stream: Stream[SendFileRequest, Any], progress_timeout: float
+    stream: Stream[SendFileRequest, Any], progress_timeout: float, flow: Flow
 ) -> AsyncGenerator[bytes | memoryview, None]:
     """Iterate over what the chunks hold, to the end of the call."""
     while True:
@@ -354,6 +362,7 @@ async def _contents(
             raise _stalled(progress_timeout)
         if not data:
             return
+        flow.bytes += len(data)
         yield data
 
 
@@ -452,15 +461,26 @@ class FileService:
     settings: FileSettings = attrs.field(factory=FileSettings)
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
+    #: What is seen of the stores.
+    watches: tuple[StoreWatch, ...] = ()
+    #: Counted over all runs.
+    transfers: Transfers = attrs.field(factory=Transfers, init=False)
+    swept: Swept = attrs.field(factory=Swept, init=False)
 
     def _offer(
         self, content: ContentStore, metadata: MetadataStore, uploads: Uploads | None = None, **more: Any
     ) -> Offer:
         sharing = Sharing(self._sharing_settings)
-        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, sharing, uploads)
-        links = Links(Downloads(content, metadata, self.clock), self.secret, self.clock)
-        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
-        return Offer(rpc=(rpc,), http={**links.routes, **HttpUploads(intake, uploads).routes}, **more)
+        clock, secret, transfers = self.clock, self.secret, self.transfers
+        rpc = FileRpc(content, metadata, secret, lambda: self.settings, clock, sharing, uploads, transfers)
+        links = Links(Downloads(content, metadata, clock), secret, clock, transfers)
+        intake = Intake(content, metadata, secret, self._intake_settings, clock, transfers)
+        return Offer(
+            rpc=(rpc,),
+            http={**links.routes, **HttpUploads(intake, uploads).routes},
+            figures=(*transfers.figures, *self.swept.figures, *storage_figures(self.watches)),
+            **more,
+        )
 
     def outline(self) -> Offer:
         """Return what it will serve once the stores are open; until then nothing asks for them."""
@@ -490,7 +510,13 @@ class FileService:
                 uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
                 stores = metadata, records
             sweeping = Sweeping(
-                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+                content,
+                metadata,
+                uploads,
+                leases,
+                self.clock,
+                lambda: self.settings.sweep_interval,
+                self.swept,
             )
             await sweeping.start()
             all_checks = {**content.checks, **checks(*stores)}

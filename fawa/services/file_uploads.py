@@ -20,6 +20,7 @@ from fawa.proto.file.v1.file_pb2 import (
     Terms,
     UploadOffset,
 )
+from fawa.services.figures import Flow
 from fawa.services.names import check_name_untrusted, guess_type
 from fawa.services.sharing import Shared, Sharing
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, Uploads, Writer
@@ -81,7 +82,7 @@ class UploadRpc:
         with _status_of_upload_errors():
             await self.uploads.cancel(upload_id)
 
-    async def send(self, info: FileInfo, chunks: Chunks) -> SendFileResponse:
+    async def send(self, info: FileInfo, chunks: Chunks, flow: Flow) -> SendFileResponse:
         """Go on with an upload; what came is kept, however this ends."""
         if info.offset < 0:
             raise GRPCError(Status.INVALID_ARGUMENT, f"an offset cannot be {info.offset}")
@@ -89,6 +90,7 @@ class UploadRpc:
         with _status_of_upload_errors():
             async with self.uploads.resume(info.upload_id, info.offset) as writer:
                 _check_same(info, writer)
+                flow.resumed += writer.offset > 0
                 async for data in chunks:
                     await writer.write(data)
                 if writer.is_whole or (info.complete and writer.record.size is None):

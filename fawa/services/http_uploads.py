@@ -162,9 +162,10 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFil
     intake.check_size(exchange, None)
     limits = intake.settings().limits
     key, size = make_key(), 0
-    async with intake.content.create(key) as upload:
+    async with intake.transfers.put as flow, intake.content.create(key) as upload:
         while data := await exchange.receive():
             size += len(data)
+            flow.bytes += len(data)
             if 0 < limits.max_file_size < size:
                 raise TooLong(f"the largest file taken here has {limits.max_file_size} bytes, and more came")
             await upload.write(data)

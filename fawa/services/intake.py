@@ -16,6 +16,7 @@ import trio
 from fawa.net.exchange import BodyTimeout, Exchange, Headers
 from fawa.ops.logging import get_logger
 from fawa.services.fields import accepts, content_length, digests_untrusted, field
+from fawa.services.figures import Flow, Transfers
 from fawa.services.links import link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted
 from fawa.services.uploads import (
@@ -160,6 +161,7 @@ class Intake:
     settings: Callable[[], IntakeSettings]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    transfers: Transfers = attrs.field(factory=Transfers)
 
     def base(self, exchange: Exchange) -> str:
         """Return what a link will begin with; asked before anything is stored.
@@ -194,7 +196,9 @@ class Intake:
         if 0 < most < least:
             raise TooLong(f"the file has {least} bytes, the largest taken here has {most}")
 
-    async def append(self, exchange: Exchange, writer: Writer, checksums: Sequence[Checksum]) -> None:
+    async def append(
+        self, exchange: Exchange, writer: Writer, checksums: Sequence[Checksum], flow: Flow
+    ) -> None:
         """Append the body of a request to an upload.
 
         What came before the line broke is kept, unless there is a checksum that it cannot be held against.
@@ -215,8 +219,10 @@ class Intake:
             )
         if length is not None:
             self.check_size(exchange, writer.offset + length)
+        flow.resumed += writer.offset > 0
         try:
             while data := await exchange.receive():
+                flow.bytes += len(data)
                 for checksum in checksums:
                     checksum.digest.update(data)
                 await writer.write(data)

@@ -123,8 +123,9 @@ class Resumption:
                 # Unless the client knows where it is, nobody can go on.
                 removing(self.uploads, record, TooLong if informed else BaseException),
                 self.uploads.resume(record.id, 0) as writer,
+                self.intake.transfers.draft as flow,
             ):
-                await self.intake.append(exchange, writer, checksums)
+                await self.intake.append(exchange, writer, checksums, flow)
                 whole, stored = await self._outcome(writer, base, finish=bool(complete))
             if whole is not None:
                 _answer_complete(exchange, whole)
@@ -187,9 +188,10 @@ class Resumption:
                     self.intake.check_size(exchange, size)
                     await writer.declare_size(size)
                 # Who sends more than it said does not know what it sends: nothing may follow (section 4.4.2).
-                async with removing(self.uploads, writer.record, BeyondSize):
-                    await self.intake.append(exchange, writer, checksums)
-                whole, stored = await self._outcome(writer, base, finish=complete)
+                async with self.intake.transfers.draft as flow:
+                    async with removing(self.uploads, writer.record, BeyondSize):
+                        await self.intake.append(exchange, writer, checksums, flow)
+                    whole, stored = await self._outcome(writer, base, finish=complete)
         except Ended:
             ended = True
         if ended:

@@ -92,8 +92,9 @@ class Tus:
             # Nobody has been told where it is.
             removing(self.uploads, record, BaseException),
             self.uploads.resume(record.id, 0) as writer,
+            self.intake.transfers.tus as flow,
         ):
-            await self.intake.append(exchange, writer, checksums)
+            await self.intake.append(exchange, writer, checksums, flow)
             told = await self._outcome(writer, base)
         exchange.start(201, [location, *told], end=True)
 
@@ -129,8 +130,9 @@ class Tus:
                 if size is not None:
                     self.intake.check_size(exchange, size)
                     await writer.declare_size(size)
-                await self.intake.append(exchange, writer, checksums)
-                told = await self._outcome(writer, base)
+                async with self.intake.transfers.tus as flow:
+                    await self.intake.append(exchange, writer, checksums, flow)
+                    told = await self._outcome(writer, base)
         except Ended:
             pass
         if told is None:
