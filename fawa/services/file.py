@@ -54,10 +54,10 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
-    Unreachable,
     Upload,
     UploadStore,
     is_key,
@@ -394,8 +394,9 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
-    except Unreachable as error:
-        _log.error("file storage failed", error=str(error))
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
@@ -470,7 +471,7 @@ class FileService:
         """Serve until cancelled.
 
         Raises:
-            Unreachable: a store is away.
+            OutOfReach: a store is away.
             StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
@@ -482,7 +483,7 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
-            await content.claim(await metadata.identity())
+            await content.claim(metadata.identity)
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
@@ -493,8 +494,8 @@ class FileService:
                 content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
             )
             await sweeping.start()
-            found = {**content.checks, **checks(*stores)}
-            task_status.started(self._offer(content, metadata, uploads, checks=found))
+            all_checks = {**content.checks, **checks(*stores)}
+            task_status.started(self._offer(content, metadata, uploads, checks=all_checks))
             await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:

@@ -251,7 +251,7 @@ class FilesystemStore:
         """Nothing but the folder that is opened."""
         return {}
 
-    async def claim(self, owner: str) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
         """Do nothing: the folder is part of a data folder, as the records are."""
 
     def _path(self, key: str) -> Path:
