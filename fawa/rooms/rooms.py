@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -248,12 +249,17 @@ class Rooms:
 
     async def _flush_loop(self) -> None:
         agenda = self._agenda
+        flushed = -math.inf
         while True:
             if agenda.sending:
                 with trio.move_on_after(_POLL):
                     await agenda.wait_news()
             else:
                 await agenda.wait_news()
+            if trio.current_time() < flushed + agenda.tick:
+                # What comes meanwhile goes out together; what comes after a pause goes at once.
+                await trio.sleep_until(flushed + agenda.tick)
+                await trio.lowlevel.checkpoint()  # what has come by the same moment goes along
             for room in agenda.take_dirty():
                 room.flush()
                 await trio.lowlevel.checkpoint()
@@ -262,9 +268,7 @@ class Rooms:
                 if not room.is_sending:
                     agenda.sending.discard(room)
                 await trio.lowlevel.checkpoint()
-            if agenda.tick:
-                # What comes meanwhile goes out together; what came after a pause has gone at once.
-                await trio.sleep(agenda.tick)
+            flushed = trio.current_time()
 
     async def _wake_loop(self) -> None:
         while True:

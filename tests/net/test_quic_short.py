@@ -18,7 +18,8 @@ from fawa.net.udp import Address
 from tests.net.quic_talk import SERVER, Client, There, Weather, certificate, listening
 
 BIG = bytes(range(256)) * 1024
-#: A common frame that changes nothing.
+#: PING, padded; and a common frame that changes nothing.
+PING = b"\x01\x00\x00\x00"
 ACK_OF_NOTHING = b"\x02\x00\x00\x00\x00"
 
 
@@ -176,6 +177,27 @@ async def test_an_answer_takes_the_acknowledgement_along(
         for _ in range(10):
             await client.ask(body=b"hello")
         assert len(sent) <= 12
+
+
+async def test_few_packets_are_acknowledged_later_than_many(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    async with listening(cert) as there:
+        client = await there.connect()
+        await trio.sleep(1)
+        answers: list[float] = []
+        start = 0.0
+        there.network.passes = lambda data, to: (
+            to == SERVER or not answers.append(trio.current_time() - start)  # type: ignore[func-returns-value]
+        )
+        for count, latest in ((1, 0.006), (7, 0.006), (8, 0.002)):
+            await trio.sleep(1)
+            answers.clear()
+            start = trio.current_time()
+            there.bring([(sealed(client, PING), client.mailbox.address) for _ in range(count)])
+            await trio.sleep(0.1)
+            assert len(answers) == 1, f"{count} packets have one acknowledgement"
+            assert latest - 0.002 < answers[0] <= latest
 
 
 # The size of datagrams.
