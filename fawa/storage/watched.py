@@ -278,19 +278,19 @@ class WatchedContent:
 
         return checked
 
-    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
+    async def claim(self, owner: str, knows: Callable[[str], Awaitable[bool]]) -> None:
         """Note with whose records the content goes."""
         theirs: list[StorageError] = []
 
-        async def ask() -> str:
+        async def ask(key: str) -> bool:
             try:
-                return await identity()
+                return await knows(key)
             except StorageError as error:  # the records', not ours
                 theirs.append(error)
                 raise
 
         try:
-            await self._store.claim(ask)
+            await self._store.claim(owner, ask)
         except StorageError as error:
             if error not in theirs:
                 self._watch.note(error)

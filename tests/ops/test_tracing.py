@@ -18,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
 
 from fawa.client import connect, rpc
+from fawa.client.channel import Dialect, HttpVersion
 from fawa.client.dial import Trust
 from fawa.client.link import fetch
 from fawa.client.tracing import trace_fields
@@ -140,7 +141,7 @@ def test_connect_over_http1_and_http2(daemon: Daemon, collector: Collector, vers
     ],
 )
 async def test_the_client_passes_on_the_span_that_is_active(
-    daemon: Daemon, collector: Collector, dialect: str, http: str, system: str
+    daemon: Daemon, collector: Collector, dialect: Dialect, http: HttpVersion, system: str
 ) -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     server = f"https://{daemon.tls}" if http == "3" else f"http://{daemon.plain}"
