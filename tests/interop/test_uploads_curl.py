@@ -114,7 +114,8 @@ def test_104_tells_where_to_go_on(curl: Curl, report: Path) -> None:
     assert fields["upload-draft-interop-version"] == "8"
     status, headers, _ = curl.status(fields["location"], "-I")
     assert (status, headers["upload-complete"], headers["upload-offset"]) == (204, "?1", "3000000")
-    assert headers["fawa-link"] in written
+    # Each answer makes a link of its own, to the same file.
+    assert headers["fawa-link"].partition("?")[0] in written
 
 
 async def test_interrupted_and_resumed(daemon: Daemon, plain: Target, report: Path) -> None:
