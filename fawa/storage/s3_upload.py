@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import trio
 
-from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfReach, OutOfSpace, StorageError
 from fawa.storage.s3_client import Answer, S3Client
 
 #: Parts of an upload (a limit of S3), and how many of them have the size of the first; the others have twice
@@ -141,7 +141,7 @@ class S3Upload:
             except AlreadyExists as error:
                 refused = error
             except NotFound as error:
-                refused = StorageError(f"the upload of {self._key} was aborted by somebody else: {error}")
+                refused = self._gone(error)
             # An earlier try may have been done, though its answer was lost.
             if refused is not None and await self._uploads.find(self._key) != self._name:
                 raise refused
@@ -222,6 +222,8 @@ class S3Upload:
                 answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
                 self._etags[number] = answer.headers["etag"]
                 failure = None
+        except NotFound as error:
+            failure = self._gone(error)
         except StorageError as error:
             failure = error
         except KeyError:
@@ -232,6 +234,15 @@ class S3Upload:
             del self._sending[number]
             self._moved.set()
             self._moved = trio.Event()
+
+    def _gone(self, error: NotFound) -> OutOfReach:
+        """Return what to raise for an upload that the service knows no more, as after a restart of some.
+
+        Whoever sends the file again succeeds, and has not asked for anything that is not there.
+        """
+        return OutOfReach(
+            f"the upload of {self._key} was forgotten, or aborted by somebody else: {error}", "S3"
+        )
 
     async def _put(self) -> Answer:
         await self._hash()
