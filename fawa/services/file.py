@@ -17,6 +17,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.ops.logging import get_logger
+from fawa.ops.meters import gauge
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
     CancelUploadRequest,
@@ -43,6 +44,7 @@ from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, content_disposition, guess_type
+from fawa.services.quotas import OverQuota, Quotas, QuotaSettings, Room
 from fawa.services.sharing import Denied, Sharing, SharingSettings, TooOften
 from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
@@ -88,6 +90,7 @@ class FileSettings:
     public_url: str = ""
     #: On what terms files may be shared; `ttl` there is that above.
     sharing: SharingSettings = attrs.field(factory=SharingSettings)
+    quotas: QuotaSettings = attrs.field(factory=QuotaSettings)
 
 
 @attrs.frozen(eq=False)
@@ -104,15 +107,21 @@ class FileRpc(FileServiceBase):
     sharing: Sharing
     #: Uploads that may be interrupted, where the stores can keep them.
     uploads: Uploads | None = None
+    quotas: Quotas = attrs.field()
+
+    @quotas.default
+    def _no_quotas(self) -> Quotas:
+        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     async def SendFile(self, stream: Stream[SendFileRequest, SendFileResponse]) -> None:
         """Store a file; answers once it is durable. An upload that does not end well leaves nothing."""
         settings = self.settings()
         info = await _receive_info(stream, settings)
+        address = self._address(stream)
         if info.upload_id:
             with _status_of_storage_errors():
                 async with aclosing(_contents(stream, settings.progress_timeout)) as chunks:
-                    answer = await self._resumable().send(info, chunks)
+                    answer = await self._resumable().send(info, chunks, address)
             await stream.send_message(answer)
             return
         expected = checked_sha256(info.sha256)
@@ -121,8 +130,11 @@ class FileRpc(FileServiceBase):
             await self.metadata.check()
             shared = await share(self.sharing, info.terms)
             key = make_key()
-            async with self.content.create(key) as upload:
-                await _receive_content(stream, upload, info.size, settings.progress_timeout)
+            async with (
+                self.quotas.room(key, info.size, address) as room,
+                self.content.create(key) as upload,
+            ):
+                await _receive_content(stream, upload, room, info.size, settings.progress_timeout)
                 sha256 = await upload.digest()
                 if expected is not None and expected != sha256:
                     text = f"what came has the SHA-256 {sha256.hex()}, not {expected.hex()}: send it again"
@@ -145,7 +157,7 @@ class FileRpc(FileServiceBase):
         """Begin an upload that may be interrupted."""
         request = await receive_one(stream)
         with _status_of_storage_errors():
-            answer = await self._resumable().start(request)
+            answer = await self._resumable().start(request, self._address(stream))
         await stream.send_message(answer)
 
     async def GetUpload(self, stream: Stream[GetUploadRequest, GetUploadResponse]) -> None:
@@ -161,6 +173,10 @@ class FileRpc(FileServiceBase):
         with _status_of_storage_errors():
             await self._resumable().cancel(request.upload_id)
         await stream.send_message(CancelUploadResponse())
+
+    def _address(self, stream: object) -> str:
+        """Return whom the bytes of a call are counted for."""
+        return self.quotas.address(cast("Any", stream).exchange)
 
     def _resumable(self) -> UploadRpc:
         if self.uploads is None:
@@ -316,7 +332,7 @@ async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSett
 
 
 async def _receive_content(
-    stream: Stream[SendFileRequest, Any], upload: Upload, size: int, progress_timeout: float
+    stream: Stream[SendFileRequest, Any], upload: Upload, room: Room, size: int, progress_timeout: float
 ) -> None:
     """Write the chunks of an upload; they must come to exactly `size` bytes."""
     received = 0
@@ -327,6 +343,7 @@ async def _receive_content(
                 raise GRPCError(
                     Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
                 )
+            await room.grow(received)
             await upload.write(data)
     if received < size:
         raise GRPCError(
@@ -386,7 +403,7 @@ def _status_of_storage_errors() -> Iterator[None]:
         raise _unknown_key() from None
     except Denied as error:
         raise GRPCError(Status.PERMISSION_DENIED, str(error)) from None
-    except (AllTaken, TooOften) as error:
+    except (AllTaken, OverQuota, TooOften) as error:
         raise GRPCError(Status.RESOURCE_EXHAUSTED, str(error)) from None
     except OutOfSpace as error:
         _log.error("there is no room for a file", error=str(error))
@@ -453,18 +470,25 @@ class FileService:
     clock: Callable[[], float] = time.time
 
     def _offer(
-        self, content: ContentStore, metadata: MetadataStore, uploads: Uploads | None = None, **more: Any
+        self,
+        content: ContentStore,
+        metadata: MetadataStore,
+        quotas: Quotas,
+        uploads: Uploads | None = None,
+        **more: Any,
     ) -> Offer:
         sharing = Sharing(self._sharing_settings)
-        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, sharing, uploads)
+        rpc = FileRpc(
+            content, metadata, self.secret, lambda: self.settings, self.clock, sharing, uploads, quotas
+        )
         links = Links(Downloads(content, metadata, self.clock), self.secret, self.clock)
-        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
+        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock, quotas)
         return Offer(rpc=(rpc,), http={**links.routes, **HttpUploads(intake, uploads).routes}, **more)
 
     def outline(self) -> Offer:
         """Return what it will serve once the stores are open; until then nothing asks for them."""
         not_yet: Any = None
-        return self._offer(not_yet, not_yet)
+        return self._offer(not_yet, not_yet, not_yet)
 
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
         """Serve until cancelled.
@@ -483,18 +507,25 @@ class FileService:
             AsyncExitStack() as stack,
         ):
             await content.claim(await metadata.identity())
+            quotas = Quotas(content, metadata, lambda: self.settings.quotas, self.clock)
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
                 records = await stack.enter_async_context(self.open_uploads())
-                uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
+                uploads = Uploads(content, metadata, records, self._upload_limits, self.clock, quotas)
                 stores = metadata, records
             sweeping = Sweeping(
-                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval, quotas
             )
             await sweeping.start()
             found = {**content.checks, **checks(*stores)}
-            task_status.started(self._offer(content, metadata, uploads, checks=found))
+            stored = gauge(
+                "fawa_file_bytes",
+                "Bytes of all files as of the last sweep, with those held for unfinished uploads",
+                lambda: quotas.taken,
+            )
+            offer = self._offer(content, metadata, quotas, uploads, checks=found, figures=(stored,))
+            task_status.started(offer)
             await sweeping.run()
 
     def _upload_limits(self) -> UploadLimits:

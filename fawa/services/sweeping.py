@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from fawa.ops.logging import get_logger
+from fawa.services.quotas import Quotas
 from fawa.services.uploads import Uploads
 from fawa.storage.base import ContentStore, MetadataStore, StorageError
 from fawa.storage.leases import Lease, Leases
@@ -39,6 +40,7 @@ class Sweeping:
     clock: Callable[[], float]
     #: Seconds from one sweep to the next; asked each time, so that settings can change under it.
     interval: Callable[[], float]
+    quotas: Quotas
 
     async def start(self) -> None:
         """Repair the stores.
@@ -59,6 +61,7 @@ class Sweeping:
                 advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
                 "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
             )
+        await self.quotas.look()
 
     async def run(self) -> NoReturn:
         """Sweep from time to time; of daemons that share the stores, one does.
@@ -77,6 +80,8 @@ class Sweeping:
                 else:
                     if lease is not None:
                         await self._sweep()
+                    with suppress(StorageError):  # the next look is soon
+                        await self.quotas.look()
         finally:
             if lease is not None:
                 with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):

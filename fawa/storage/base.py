@@ -170,8 +170,8 @@ class Dependency(Protocol):
 class MetadataStore(Dependency, Protocol):
     """Records by key. What a method changed is durable when it returns, `count_download` excepted.
 
-    The store also knows the bytes of all files together, and room that is held for files to come. What is held
-    need not survive a power cut: whoever goes on with an upload asks for its room again.
+    The store also knows the bytes of all files together, and room that is held for files to come. What is
+    held need not survive a power cut: whoever goes on with an upload asks for its room again.
     """
 
     async def identity(self) -> str:

@@ -10,8 +10,8 @@ Records (`{fawa.files}`):
 - `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
   the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
   `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
-- `sizes`, a hash of the bytes of each file, as long as its key is in `keys`; `held`, the same of files to come,
-  and `held_until`, a sorted set of when that runs out; `taken`, the sum of both.
+- `sizes`, a hash of the bytes of each file, as long as its key is in `keys`; `held`, the same of files to
+  come, and `held_until`, a sorted set of when that runs out; `taken`, the sum of both.
 
 Redis keeps what it acknowledged as well as it is told to: set `appendonly yes`, and `maxmemory-policy
 noeviction`, or files can be lost.
@@ -48,8 +48,8 @@ _ROOM: Final = [_FILES + name for name in ("sizes", "held", "held_until", "taken
 _BOARDS: Final = "{fawa.boards}:"
 _LEASES: Final = "{fawa.leases}:"
 
-# KEYS: record, expiry, keys, uploading, and those of room. An add that came through but whose answer was lost is known again by
-# its token.
+# KEYS: record, expiry, keys, uploading, and those of room. An add that came through but whose answer was lost
+# is known again by its token.
 _ADD: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.call('HGET', KEYS[1], 'added_by') == ARGV[3] and 1 or 0

@@ -476,7 +476,9 @@ class MetadataStoreContract:
         await store.delete(KEY)
         assert await store.room_taken(100.0) == 1
 
-    async def test_of_many_who_want_the_last_room_as_many_have_it_as_fit(self, opener: MetadataOpener) -> None:
+    async def test_of_many_who_want_the_last_room_as_many_have_it_as_fit(
+        self, opener: MetadataOpener
+    ) -> None:
         got: list[str] = []
 
         async def hold(store: MetadataStore, key: str) -> None:
