@@ -49,7 +49,7 @@ class Buckets:
     _full_at: OrderedDict[Hashable, float] = attrs.field(factory=OrderedDict, init=False)
 
     def take(self, key: Hashable, now: float, count: float = 1) -> float:
-        """Let `key` do something `count` times; returns 0, or the seconds after which it may: it was refused."""
+        """Let `key` do something, so often at once; returns 0, or having refused, the seconds to wait."""
         full_at = max(self._full_at.get(key, now), now) + count / self.rate.per_second
         wait = full_at - now - self.rate.burst / self.rate.per_second
         # What is less than a nanosecond is rounding.

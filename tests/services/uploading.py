@@ -83,7 +83,12 @@ class Talk:
         assert isinstance(self.files.content, FilesystemStore)
         limits = self._settings().limits
         return Uploads(
-            self.files.content, self.files.metadata, self.records, lambda: limits, lambda: self.files.now
+            self.files.content,
+            self.files.metadata,
+            self.records,
+            lambda: limits,
+            lambda: self.files.now,
+            self.files.quotas,
         )
 
     def _settings(self) -> IntakeSettings:
@@ -98,7 +103,12 @@ class Talk:
     @property
     def router(self) -> Router:
         intake = Intake(
-            self.files.content, self.files.metadata, SECRET, self._settings, lambda: self.files.now
+            self.files.content,
+            self.files.metadata,
+            SECRET,
+            self._settings,
+            lambda: self.files.now,
+            self.files.quotas,
         )
         router = Router(nothing)
         router.add(HttpUploads(intake, self.uploads if self.has_uploads else None).routes)
