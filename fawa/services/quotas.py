@@ -29,7 +29,7 @@ _HOUR: Final = 3600
 #: Bytes that an upload of unknown size holds ahead at most, and never more than it has: each time costs a
 #: change in the record store.
 _AHEAD: Final = 4 * 1024 * 1024
-#: Bytes that come, of all uploads together, between two looks at the disk.
+#: Bytes of all uploads together between two looks at the disk, each of which costs a thread's attention.
 _LOOK: Final = 8 * 1024 * 1024
 
 
@@ -90,8 +90,8 @@ class Quotas:
         self._disk = content if isinstance(content, OnDisk) else None
         #: Bytes that have been announced and have not come.
         self._announced = 0
-        #: Bytes that have come since the disk was found to have room.
-        self._unseen = 0
+        #: Bytes that have come or were announced since the disk was found to have room.
+        self._unseen = _LOOK
         self._sent = Buckets(Rate(1, 1))
 
     def address(self, exchange: Exchange) -> str:
@@ -235,13 +235,7 @@ class Quotas:
             StorageError: it cannot be asked.
 
         """
-        if self._disk is not None and (kept := self.settings().min_free):
-            left = await self._disk.free_space() - kept - self._announced
-            if left < count or left <= 0:
-                raise NoRoom(
-                    f"{max(0, left)} bytes are left on the server's disk beside the {kept} that stay free, "
-                    f"and {count or 'some'} are to come: try again when other files have expired"
-                )
+        await self._look_at_disk(count, is_announced=False)
         self._announced += count
 
     def retract(self, count: int) -> None:
@@ -256,16 +250,22 @@ class Quotas:
             StorageError: it cannot be asked.
 
         """
+        await self._look_at_disk(count, is_announced=True)
+
+    async def _look_at_disk(self, count: int, *, is_announced: bool) -> None:
         kept = self.settings().min_free
         if self._disk is None or not kept:
             return
         self._unseen += count
         if self._unseen < _LOOK:
             return
-        if await self._disk.free_space() < kept:
+        left = await self._disk.free_space() - kept
+        if not is_announced:
+            left -= self._announced
+        if left < (1 if is_announced else max(1, count)):
             raise NoRoom(
-                f"0 bytes are left on the server's disk beside the {kept} that stay free: try again when "
-                "other files have expired"
+                f"{max(0, left)} bytes are left on the server's disk beside the {kept} that stay free, "
+                f"and {count or 'some'} are to come: try again when other files have expired"
             )
         self._unseen = 0
 

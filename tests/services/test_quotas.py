@@ -117,7 +117,7 @@ def outcome(exchange: Sending) -> Outcome:
 
 
 def messages(body: Body) -> Iterator[Any]:
-    for piece in pieces(body, 1000) if isinstance(body, bytes) else body:
+    for piece in parts(body):
         yield SendFileRequest(chunk_data=piece) if isinstance(piece, bytes) else piece
 
 
@@ -142,7 +142,7 @@ async def by_start_upload_of_any_size(talk: Talk, body: Body, address: str = A) 
 
 
 def parts(body: Body) -> list[Piece]:
-    return list(pieces(body, 1000)) if isinstance(body, bytes) else body
+    return list(pieces(body, 1000 if len(body) < MIB else MIB)) if isinstance(body, bytes) else body
 
 
 async def by_put(talk: Talk, body: Body, address: str = A) -> Outcome:
@@ -491,6 +491,33 @@ class TestDisk:
         assert isinstance(talk.files.content, SmallDisk)
         talk.files.content.capacity = 0
         assert (await by_put(talk, bytes(1000))).status == 201
+
+
+class TestUnderWay:
+    async def test_who_is_first_has_the_disk(self, talk: Talk) -> None:
+        """Two that fit alone and not together, at once."""
+        async with upload_store(talk.files.folder / "other.sqlite3"):
+            content = SmallDisk(talk.files.folder / "small")
+            await content.prepare()
+            quotas = Quotas(content, talk.files.metadata, lambda: QuotaSettings(min_free=MIB), lambda: 0.0)
+            got: list[str] = []
+
+            async def take(key: str) -> None:
+                try:
+                    async with quotas.room(key, 60 * MIB, None):
+                        got.append(key)
+                        await trio.sleep_forever()
+                except NoRoom as error:
+                    got.append(str(error))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take, "a")
+                nursery.start_soon(take, "b")
+                while len(got) < 2:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            assert sorted(len(each) for each in got)[0] == 1
+            assert sum(f"{39 * MIB} bytes are left" in each for each in got) == 1
 
 
 class TestManyAtOnce:
