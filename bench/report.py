@@ -182,5 +182,5 @@ def machine() -> dict[str, str]:
     facts = {"CPU": model, "cores": str(os.cpu_count()), "Linux": platform.release()}
     facts["Python"] = platform.python_version()
     packages = ["fawa", "trio", "zttp", "grpclib", "protobuf", "uvloop", "grpcio"]
-    packages += ["websockets", "trio-websocket"]
+    packages += ["websockets", "trio-websocket", "aioquic"]
     return facts | {package: version(package) for package in packages}

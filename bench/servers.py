@@ -1,7 +1,7 @@
 """Start a server in a process of its own, pinned to a core, and know when it is ready.
 
 A server here is any command that writes JSON lines to stderr, one of them with `"event": "ready"` and
-`"listen": "address:port"`: fawad does so, and the peers in `peers/` do it the same way.
+`"listen": "address:port"`, or `"listen_quic"`: fawad does so, and the peers in `peers/` do it the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -44,10 +45,12 @@ class Server:
 
     name: str
     pid: int
-    #: "127.0.0.1:port".
+    #: "127.0.0.1:port", of TCP without TLS; "" where there is none.
     address: str
     #: Seconds from the start of the process to its ready line.
     startup: float
+    #: The address of QUIC, or "".
+    quic: str = ""
 
     def cpu_seconds(self) -> float:
         """Return the CPU time it has used so far, all threads, user and system."""
@@ -126,11 +129,13 @@ def serving(
     )
     output = Output(process)
     try:
-        address = output.await_ready(started + patience)
-        if not address:
+        ready = output.await_ready(started + patience)
+        if ready is None:
             raise StartError(f"{name} did not become ready; its last lines:\n{output.tail}")
         try:
-            yield Server(name, process.pid, address, time.perf_counter() - started)
+            startup = time.perf_counter() - started
+            address, quic = str(ready.get("listen", "")), str(ready.get("listen_quic", ""))
+            yield Server(name, process.pid, address, startup, quic)
         finally:
             # Whatever else went wrong in the block, this is why.
             if process.poll() is not None:
@@ -150,12 +155,12 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 class Output:
-    """What a server writes to stderr: the address in its ready line, and the last lines."""
+    """What a server writes to stderr: its ready line, and the last lines."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._pipe = process.stderr
         self._last: deque[str] = deque(maxlen=20)
-        self._address: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"stderr of {process.pid}", daemon=True).start()
 
     def _read(self) -> None:
@@ -164,16 +169,16 @@ class Output:
         with self._pipe:
             for line in self._pipe:
                 self._last.append(line)
-                if address := _ready_address(line):
-                    self._address.put(address)
-        self._address.put("")
+                if record := _ready_record(line):
+                    self._ready.put(record)
+        self._ready.put(None)
 
-    def await_ready(self, until: float) -> str:
-        """Return the address, "" when the server has ended or is not ready at `until` on the perf counter."""
+    def await_ready(self, until: float) -> dict[str, Any] | None:
+        """Return the ready line; `None`: it has ended, or is not ready at `until` on the perf counter."""
         try:
-            return self._address.get(timeout=max(0, until - time.perf_counter()))
+            return self._ready.get(timeout=max(0, until - time.perf_counter()))
         except queue.Empty:
-            return ""
+            return None
 
     @property
     def tail(self) -> str:
@@ -181,12 +186,10 @@ class Output:
         return "".join(self._last)
 
 
-def _ready_address(line: str) -> str:
-    """Return the address in a ready line, "" for any other line."""
+def _ready_record(line: str) -> dict[str, Any] | None:
+    """Return a ready line, parsed; `None` for any other line."""
     try:
         record = json.loads(line)
     except ValueError:
-        return ""
-    if not isinstance(record, dict) or record.get("event") != "ready":
-        return ""
-    return str(record["listen"])
+        return None
+    return record if isinstance(record, dict) and record.get("event") == "ready" else None

@@ -41,6 +41,7 @@ from fawa.net.quic import QuicListener, QuicSettings
 from fawa.net.router import Router
 from fawa.net.tcp import Access, Endpoint, FrontDoor, Root, bind, bind_unix, bind_with_udp
 from fawa.net.udp import UdpSocket
+from fawa.ops import descriptors
 from fawa.ops.admin import Admin, Check
 from fawa.ops.exposition import Exposition
 from fawa.ops.logging import access_line, configure, dropped_lines, get_logger
@@ -53,14 +54,12 @@ from fawa.services.health import NOT_SERVING, SERVING, Health, HealthState
 from fawa.services.page import Page
 from fawa.services.reflection import reflection
 from fawa.services.wellknown import WebTransportOffer, WellKnown
-from fawa.storage.base import Unreachable
+from fawa.storage.base import OutOfReach
 
 _log = get_logger("fawa.supervisor")
 
 #: Seconds between two starts of a service that waits for what it stands on, at most.
 _LONGEST_WAIT: Final = 5.0
-#: File descriptors that are not connections: listeners, stores, files under way.
-_SPARE_DESCRIPTORS: Final = 512
 #: What one client of the admin listener may take: it is a program or two that read a few pages.
 _ADMIN_LIMITS: Final = Limits(
     header_timeout=10.0,
@@ -145,7 +144,7 @@ def _allowed_connections(most: int) -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    room = soft - _SPARE_DESCRIPTORS
+    room = soft - descriptors.SPARE
     if soft == resource.RLIM_INFINITY or most <= room:
         return most
     room = max(room, soft // 2)
@@ -297,7 +296,7 @@ class Supervisor:
                 fault: Exception = RuntimeError("it ended by itself")
             except Exception as error:
                 fault = _innermost(error)
-            if isinstance(fault, Unreachable):
+            if isinstance(fault, OutOfReach):
                 waits += 1
                 seconds = self._put_off(service.name, offer, fault, waits)
                 if not told:
@@ -327,10 +326,9 @@ class Supervisor:
             )
             await trio.sleep(seconds)
 
-    def _put_off(self, name: str, offer: Offer, fault: Unreachable, number: int) -> float:
+    def _put_off(self, name: str, offer: Offer, fault: OutOfReach, number: int) -> float:
         """Say what a service waits for, the `number`th time; return the seconds until it is tried again."""
-        text = f"service {name!r} waits for {fault.backend}, which is out of reach: try later"
-        self._close(name, offer, text, f"waits for {fault.backend}: {fault}")
+        self._close(name, offer, fault.told, f"waits for {fault.backend}: {fault}")
         if number == 1:
             _log.warning("service waits", service=name, backend=fault.backend, reason=str(fault))
         return min(restarts.pause(number, random.random()), _LONGEST_WAIT)  # noqa: S311 - jitter

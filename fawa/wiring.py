@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -24,9 +25,12 @@ from fawa.services.greet import GreetService
 from fawa.services.quotas import QuotaSettings
 from fawa.services.ratelimit import Rate
 from fawa.services.sharing import SharingSettings
-from fawa.storage import boards, filesystem, leases, sqlite, uploads
+from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads
 from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
+
+if TYPE_CHECKING:
+    from fawa.storage.s3_client import S3Settings
 
 
 async def make_services(settings: Settings) -> list[Service]:
@@ -111,6 +115,31 @@ def _stores(settings: Settings) -> _Stores:
     )
 
 
+def probes(
+    settings: Settings, clock: Callable[[], float]
+) -> dict[str, Callable[[], Awaitable[float | None]]]:
+    """Return what tries whether the services that are set can be used, by their names.
+
+    Each raises `StorageError` when not, and returns how many seconds the service's clock is ahead of `clock`,
+    which gives Unix seconds; `None` where it does not tell the time.
+    """
+    found: dict[str, Callable[[], Awaitable[float | None]]] = {}
+    if settings.redis.url is not None:
+        stores = _stores(settings)
+
+        async def redis() -> None:
+            await probing.probe_records(stores.metadata, clock())
+            await probing.probe_boards(stores.boards, clock())
+            await probing.probe_leases(stores.leases)
+
+        found["Redis"] = redis
+    if settings.s3.endpoint:
+        from fawa.storage.s3_probe import probe_bucket  # noqa: PLC0415
+
+        found["S3"] = functools.partial(probe_bucket, _bucket(settings), clock)
+    return found
+
+
 async def _link_secret(settings: Settings) -> bytes:
     if settings.link_secret is not None:
         return settings.link_secret.encode()
@@ -123,10 +152,17 @@ def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextMana
         return functools.partial(filesystem.content_store, settings.data_dir / "files")
     # Those who keep files in a folder need no HTTP client in memory.
     from fawa.storage import s3  # noqa: PLC0415
+
+    return functools.partial(s3.content_store, _bucket(settings))
+
+
+def _bucket(settings: Settings) -> S3Settings:
+    """Return where the bucket is."""
+    from fawa.storage.s3_client import S3Settings  # noqa: PLC0415
     from fawa.storage.sigv4 import Credentials  # noqa: PLC0415
 
     given = settings.s3
-    place = s3.S3Settings(
+    return S3Settings(
         endpoint=given.endpoint,
         bucket=given.bucket,
         credentials=Credentials(given.access_key, given.secret_key or "", given.region),
@@ -136,7 +172,6 @@ def _content_opener(settings: Settings) -> Callable[[], AbstractAsyncContextMana
         public_endpoint=given.public_endpoint,
         abort_after=given.abort_after,
     )
-    return functools.partial(s3.content_store, place)
 
 
 def _file_settings(settings: Settings) -> FileSettings:
@@ -199,9 +234,21 @@ def _admission_settings(settings: Settings) -> AdmissionSettings:
 def _canva_settings(settings: Settings) -> CanvaSettings:
     """Return what is set of boards for browsers."""
     return CanvaSettings(
-        allows=functools.partial(origin_allowed, settings.cors.origins),
+        # The page itself, too: over WebTransport it comes to another port than it was got from.
+        allows=functools.partial(origin_allowed, (*settings.cors.origins, *_public_origin(settings))),
         socket=SocketSettings(max_message=settings.board.max_message, event_rate=_event_rate(settings)),
     )
+
+
+def _public_origin(settings: Settings) -> tuple[str, ...]:
+    """Return the origin of what is served under `public_url`, if that is set (RFC 6454, section 6.1)."""
+    parts = urlsplit(settings.public_url)
+    if not parts.hostname:
+        return ()
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    port = "" if parts.port in (None, default) else f":{parts.port}"
+    return (f"{parts.scheme}://{host}{port}",)
 
 
 def _event_rate(settings: Settings) -> Rate:

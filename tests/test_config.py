@@ -131,6 +131,7 @@ def test_flag_over_environment_over_file_over_default(key: str, pairs: Path) -> 
     other = {part: [word for name in s3 if name != part for word in s3[name]] for part in s3}
     other["redis.ca"] = ["--redis-url", "rediss://a"]
     other["s3.public_endpoint"] = [word for words in s3.values() for word in words]
+    other["redis.ca"] = ["--redis-url", "rediss://a"]
     other |= {"tls.cert": ["--tls-key", f"{pairs}/key0.pem"], "tls.key": ["--tls-cert", f"{pairs}/cert0.pem"]}
     default = "/home/ann/.local/share/fawa" if row.default is None else row.default
     for by_flag, by_environment, by_file in itertools.product((True, False), repeat=3):

@@ -56,6 +56,8 @@ ROOMS = {
     "fawa.net.engine": Room(fawa="fawa.net", libraries="attrs zttp"),
     "fawa.net.engine_http1": Room(fawa="fawa.net", libraries="zttp"),
     "fawa.net.quic_core": Room(fawa="fawa.net", libraries="aioquic pylsqpack"),
+    "fawa.net.quic_receive": Room(fawa="fawa.net", libraries="aioquic cryptography"),
+    "fawa.net.quic_send": Room(fawa="fawa.net", libraries="aioquic"),
     "fawa.net.quic_engine": Room(fawa="fawa.net", libraries="aioquic"),
     "fawa.net.quic_client": Room(fawa="fawa.net", libraries="aioquic attrs cryptography"),
     "fawa.net.quic_packets": Room(fawa="fawa.net", libraries="aioquic attrs"),
@@ -113,20 +115,27 @@ ROOMS = {
         fawa="fawa.services fawa.net.exchange fawa.net.router", libraries="attrs segno trio"
     ),
     "fawa.storage": Room(fawa="fawa.ops.logging", libraries="attrs trio"),
+    "fawa.storage.s3_client": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs httpcore trio"),
+    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis_url": Room(pure=True, libraries="attrs"),
     "fawa.storage.redis": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_errors": Room(fawa="fawa.storage", libraries="coredis"),
     "fawa.storage.redis_uploads": Room(fawa="fawa.storage", libraries="attrs"),
     "fawa.storage.redis_link": Room(fawa="fawa.storage fawa.ops.logging", libraries="attrs coredis trio"),
-    "fawa.storage.s3_client": Room(fawa="fawa.storage", libraries="attrs httpcore trio"),
-    "fawa.storage.sigv4": Room(pure=True, libraries="attrs"),
     # Asks for metrics and readiness come by the same listener and router as everything else.
     "fawa.ops.admin": Room(fawa="fawa.net.exchange fawa.net.router fawa.ops", libraries="attrs msgspec trio"),
     "fawa.ops.meters": Room(fawa="fawa.net.exchange fawa.ops", libraries="attrs trio"),
     "fawa.ops.exposition": Room(fawa="fawa.ops", libraries="prometheus_client"),
+    # The doctor is a client of the daemon that knows its settings.
+    "fawa.ops.doctor": Room(
+        fawa="fawa.client fawa.config fawa.net.quic_packets fawa.net.tls fawa.net.udp fawa.ops.descriptors "
+        "fawa.proto fawa.storage.base",
+        libraries="attrs grpclib msgspec trio",
+    ),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
+    "fawa.completions": Room(libraries="shtab"),
     "fawa.client": Room(
-        fawa="fawa.proto fawa.rpc fawa.net fawa.restarts",
+        fawa="fawa.completions fawa.proto fawa.rpc fawa.net fawa.restarts",
         libraries="attrs google.protobuf grpclib multidict trio",
     ),
     # A client of the whiteboard shares its words with the server.

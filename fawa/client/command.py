@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fawa import __version__
+from fawa import __version__, completions
 from fawa.client.text import complain, tell_json
 
 OK = 0
@@ -54,8 +54,12 @@ def fawa(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding lacks must not cost the result.
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
+        if options.command == "completions":
+            print(completions.script(parser, options.shell))  # noqa: T201
+            return OK
         code = _run(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -170,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "Create, watch, draw on and export whiteboards."
     board = commands.add_parser("board", help=text, description=text)
     _add_board(board.add_subparsers(dest="action", metavar="ACTION", required=True))
+
+    text = "Print what a shell needs to complete these words: source it, or put it where the shell looks."
+    shells = commands.add_parser("completions", help=text, description=text)
+    shells.add_argument("shell", choices=completions.SHELLS)
     return parser
 
 

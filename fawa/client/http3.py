@@ -478,7 +478,10 @@ class NotGreeted(CannotReach):
 
 
 def _request(method: str, target: str, headers: Headers) -> Headers:
-    """Return the header section of a request, whose authority `headers` has as `host`."""
+    """Return the header section of a request, whose authority `headers` has as `host`.
+
+    `:protocol` (RFC 9220) may be among them, before the others.
+    """
     authority = dict(headers)[b"host"]
     return [
         (b":method", method.encode("ascii")),

@@ -62,8 +62,8 @@ tls.key and log.level; addr is the one address to listen on, with TLS when certF
 and turns the other listener off unless the file sets it.
 
 Variables of earlier versions work too: DRAGONFLY_ADDR, MINIO_ACCESS_KEY_ID, MINIO_SECRET_ACCESS_KEY, \
-MINIO_BUCKET_NAME, MINIO_PUBLIC_ENDPOINT and MINIO_ENDPOINT, which may lack a scheme: then it is https:// if \
-MINIO_USE_SSL is true and http:// if not."""
+MINIO_BUCKET_NAME, MINIO_PUBLIC_ENDPOINT and MINIO_ENDPOINT. The last two may lack a scheme: then it is \
+https:// if MINIO_USE_SSL is true and http:// if not."""
 
 
 def document() -> str:

@@ -1,8 +1,8 @@
 """aioquic's QUIC and HTTP/3 with what they leave open closed.
 
-Flow control that follows the application (RFC 9000 section 4), reset tokens that survive a restart (section
-10.3), malformed requests that cost their stream and not the connection (RFC 9114 section 4.1.2), bounded
-headers.
+Flow control that follows the application (RFC 9000 section 4), malformed requests that cost their stream and
+not the connection (RFC 9114 section 4.1.2), bounded headers. `quic_server` and
+`quic_client` have the two sides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aioquic.quic.connection import (
 )
 from aioquic.quic.packet import QuicFrameType
 
-from fawa.net.quic_packets import QuicLimits, QuicSecrets, TlsFacts
+from fawa.net.quic_packets import QuicLimits
 
 if TYPE_CHECKING:
     from fawa.net.quic_engine import QuicEngine
@@ -40,6 +40,15 @@ class QuicCore(QuicConnection):
         self._windows = limits
         streams = self._local_max_streams_bidi
         streams.value = streams.sent = limits.max_streams
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be done at any time before the idle timeout, which only moves later."""
+        return False
+
+    def release(self, stream_id: int) -> None:
+        """Give a stream's window back: all that came has been consumed."""
+        self.held.pop(stream_id, None)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind."""
@@ -102,36 +111,6 @@ class QuicCore(QuicConnection):
             buf.push_uint_var(stream.stream_id)
             buf.push_uint_var(stream.max_stream_data_local)
             stream.max_stream_data_local_sent = stream.max_stream_data_local
-
-
-class ServerCore(QuicCore):
-    """The server's side, with our reset tokens.
-
-    Args:
-        facts: the certificate and the limits.
-        secrets: makes reset tokens.
-        original_cid: the connection ID that the client chose for its first packet.
-        retry_cid: the one that our Retry gave it, if there was one.
-
-    """
-
-    def __init__(
-        self, facts: TlsFacts, secrets: QuicSecrets, *, original_cid: bytes, retry_cid: bytes | None = None
-    ) -> None:
-        super().__init__(
-            facts.configuration,
-            facts.limits,
-            original_destination_connection_id=original_cid,
-            retry_source_connection_id=retry_cid,
-        )
-        self._secrets = secrets
-        self._host_cids[0].stateless_reset_token = secrets.reset_token(self._host_cids[0].cid)
-
-    def _replenish_connection_ids(self) -> None:
-        super()._replenish_connection_ids()
-        for cid in self._host_cids:
-            if not cid.was_sent:
-                cid.stateless_reset_token = self._secrets.reset_token(cid.cid)
 
 
 class H3Core(H3Connection):

@@ -1,4 +1,4 @@
-"""QUIC and HTTP/3 without I/O; with `quic_core`, `quic_client` and `quic_packets` all that touches aioquic.
+"""QUIC and HTTP/3 without I/O; with the other `quic_` modules, save `quic`, all that touches aioquic.
 
 `QuicEngine` is one connection. It is fed datagrams, returns events, and gathers datagrams to send; `now` is
 on any monotonic clock, in seconds.
@@ -13,10 +13,7 @@ from aioquic.h3.connection import ErrorCode, FrameType, H3Connection, H3Stream, 
 from aioquic.h3.connection import encode_frame as _encode_frame
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, Headers, HeadersReceived
 from aioquic.h3.events import WebTransportStreamDataReceived as SessionStreamData
-from aioquic.quic.connection import (
-    END_STATES,
-    QuicConnectionState,
-)
+from aioquic.quic.connection import END_STATES, QuicConnectionState
 from aioquic.quic.events import (
     ConnectionIdIssued,
     ConnectionIdRetired,
@@ -119,6 +116,11 @@ class QuicEngine:
         """When `handle_timer` is to be called."""
         return self.quic.get_timer()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether its timer has only moved later since it was looked at."""
+        return not self._headless and self.quic.is_quiet
+
     def handle_timer(self, now: float) -> None:
         """Let time do its work: losses, delayed acknowledgements, the idle timeout."""
         self.quic.handle_timer(now)
@@ -148,13 +150,18 @@ class QuicEngine:
 
     # What arrived.
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` has something to tell."""
+        return bool(self.quic._events)
+
     def events(self) -> list[Event]:
         """Return what has happened since the last call."""
         found: list[Event] = []
         while (event := self.quic.next_event()) is not None:
             match event:
                 case StreamDataReceived(stream_id=stream_id):
-                    found += self._stream_data(stream_id, event)
+                    found += self._stream_data(stream_id, self._joined(event))
                 case StreamReset(stream_id=stream_id):
                     self._deaf.discard(stream_id)
                     self._headless.pop(stream_id, None)
@@ -173,6 +180,21 @@ class QuicEngine:
                 case _:
                     found.append(event)
         return found
+
+    def _joined(self, event: StreamDataReceived) -> StreamDataReceived:
+        """Return an event with all that has come next on its stream: HTTP/3 has a price for each."""
+        waiting = self.quic._events
+        pieces = [event.data]
+        while waiting and not event.end_stream:
+            following = waiting[0]
+            if not isinstance(following, StreamDataReceived) or following.stream_id != event.stream_id:
+                break
+            waiting.popleft()
+            event = following
+            pieces.append(event.data)
+        if len(pieces) > 1:
+            event.data = b"".join(pieces)
+        return event
 
     def _new_h3(self) -> H3Core:
         return H3Core(self, self.limits)
@@ -229,7 +251,7 @@ class QuicEngine:
 
     def release(self, stream_id: int) -> None:
         """Give a stream's window back: all that came has been consumed."""
-        self.quic.held.pop(stream_id, None)
+        self.quic.release(stream_id)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind, and one for each that ends."""

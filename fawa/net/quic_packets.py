@@ -1,6 +1,6 @@
 """QUIC before there is a connection: certificates, versions, address validation and stateless resets.
 
-Beside `quic_core` and `quic_engine` the one module that touches aioquic.
+Like the other `quic_` modules, save `quic`, it touches aioquic.
 """
 
 from __future__ import annotations

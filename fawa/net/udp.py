@@ -22,7 +22,7 @@ BATCH: Final = 64
 #: Octets of the largest datagram that is received.
 _LARGEST: Final = 65535
 #: Wanted in the kernel for what cannot be read or sent at once; it may give less.
-_BUFFER: Final = 4 * 1024 * 1024
+WANTED_BUFFER: Final = 4 * 1024 * 1024
 #: Generic segmentation offload (Linux, udp(7)): one call sends a run of datagrams of one size.
 _UDP_SEGMENT: Final = 103
 _MOST_SEGMENTS: Final = 64
@@ -199,7 +199,7 @@ def open_udp(address: Address) -> ConnectedUdp:
 def _set_up(sock: socket.socket, family: socket.AddressFamily) -> None:
     sock.setblocking(False)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, option, WANTED_BUFFER)
     with contextlib.suppress(OSError):
         sock.setsockopt(*_DO_NOT_FRAGMENT[family])
 

@@ -65,7 +65,7 @@ class Service(Protocol):
 
         May be called again after a crash, so everything it opens it also closes. Raising before it has
         started, at the daemon's own start, ends the daemon with that error's text; only for what is
-        `Unreachable` the daemon comes up without it and tries again, for as long as it takes.
+        `OutOfReach` the daemon comes up without it and tries again, for as long as it takes.
         """
 
 

@@ -96,9 +96,14 @@ class _V2Client(_SessionClient):
 
     def push(self, batch: Batch) -> bool:
         try:
-            for frame in batch.frames:
-                if not (frame.startswith(_CURSORS) and self.session.send_datagram(frame[:-1])):
-                    self.stream.push(frame)
+            # At once, as each push has its price.
+            self.stream.push(
+                b"".join(
+                    frame
+                    for frame in batch.frames
+                    if not (frame.startswith(_CURSORS) and self.session.send_datagram(frame[:-1]))
+                )
+            )
             self.stream.flush()
         except Disconnected:
             return False

@@ -56,10 +56,10 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OutOfReach,
     OutOfSpace,
     ResumableStore,
     StorageError,
-    Unreachable,
     Upload,
     UploadStore,
     is_key,
@@ -411,8 +411,9 @@ def _status_of_storage_errors() -> Iterator[None]:
     except Damaged as error:
         _log.error("a file could not be sent", error=str(error))
         raise GRPCError(Status.DATA_LOSS, "the file is damaged on the server, send it again") from error
-    except Unreachable as error:
-        _log.error("file storage failed", error=str(error))
+    except OutOfReach as error:
+        # The backend's module logs when this begins and ends; calls may come by the thousand.
+        _log.debug("file storage is out of reach", error=str(error))
         raise GRPCError(Status.UNAVAILABLE, error.told) from error
     except StorageError as error:
         _log.error("file storage failed", error=str(error))
@@ -494,7 +495,7 @@ class FileService:
         """Serve until cancelled.
 
         Raises:
-            Unreachable: a store is away.
+            OutOfReach: a store is away.
             StorageError: a store cannot be opened or repaired, or content and records do not go together.
 
         """
@@ -506,7 +507,7 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
-            await content.claim(await metadata.identity())
+            await content.claim(metadata.identity)
             quotas = Quotas(content, metadata, lambda: self.settings.quotas, self.clock)
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
@@ -518,13 +519,13 @@ class FileService:
                 content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval, quotas
             )
             await sweeping.start()
-            found = {**content.checks, **checks(*stores)}
             stored = gauge(
                 "fawa_file_bytes",
                 "Bytes of all files as of the last sweep, with those held for unfinished uploads",
                 lambda: quotas.taken,
             )
-            offer = self._offer(content, metadata, quotas, uploads, checks=found, figures=(stored,))
+            all_checks = {**content.checks, **checks(*stores)}
+            offer = self._offer(content, metadata, quotas, uploads, checks=all_checks, figures=(stored,))
             task_status.started(offer)
             await sweeping.run()
 

@@ -35,8 +35,8 @@ from fawa.storage.base import (
     Damaged,
     FileRecord,
     NotFound,
+    OutOfReach,
     StorageError,
-    Unreachable,
     is_key,
 )
 from fawa.storage.signing import Verdict, sign, verify_untrusted
@@ -167,7 +167,7 @@ class Links:
             retry = (b"retry-after", b"%d" % _RETRY_AFTER)
             exchange.respond_text(429, str(error), [retry, *_DO_NOT_KEEP])
         except (StorageError, EOFError) as error:
-            away = isinstance(error, Unreachable)
+            away = isinstance(error, OutOfReach)
             (_log.debug if away else _log.error)("a file could not be sent", key=key, error=str(error))
             if exchange.status:
                 exchange.label = "storage failed"
@@ -178,7 +178,7 @@ class Links:
             else:
                 retry = (b"retry-after", b"%d" % _RETRY_AFTER)
                 text = "the file cannot be read at the moment, try again later"
-                if isinstance(error, Unreachable):
+                if isinstance(error, OutOfReach):
                     text = error.told
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
 

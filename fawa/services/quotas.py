@@ -298,12 +298,19 @@ class Room:
 
         """
         known = self._received if size is None else size
+        before = self._charged
         self._charge(known)
-        coming = known - self._received
-        if coming or size is None:
-            await self._quotas.announce(coming - self._announced)
-            self._announced = coming
-        await self._hold(known, 0)
+        try:
+            coming = known - self._received
+            if coming or size is None:
+                await self._quotas.announce(coming - self._announced)
+                self._announced = coming
+            await self._hold(known, 0)
+        except BaseException:
+            # It is refused, so it will not come.
+            self._quotas.give_back(self._address, self._charged - before)
+            self._charged = before
+            raise
 
     async def grow(self, end: int) -> None:
         """Make room for the bytes up to `end`, before they are stored.

@@ -12,7 +12,7 @@ import trio
 from fawa.ops.logging import get_logger
 from fawa.services.quotas import Quotas
 from fawa.services.uploads import Uploads
-from fawa.storage.base import ContentStore, MetadataStore, StorageError
+from fawa.storage.base import ContentStore, MetadataStore, OutOfReach, StorageError
 from fawa.storage.leases import Lease, Leases
 from fawa.storage.lifecycle import expire, repair
 
@@ -41,27 +41,22 @@ class Sweeping:
     #: Seconds from one sweep to the next; asked each time, so that settings can change under it.
     interval: Callable[[], float]
     quotas: Quotas
+    _is_repaired: bool = attrs.field(default=False, init=False)
 
     async def start(self) -> None:
-        """Repair the stores.
+        """Repair the stores, later if one is away: that one comes back by itself.
+
+        Until then calls are told, and so is whoever asks for readiness.
 
         Raises:
             StorageError: they cannot be repaired.
 
         """
-        if self.uploads is not None and (removed := await self.uploads.repair()):
-            _log.warning("content of unknown uploads was removed", count=removed)
-        repaired = await repair(self.content, self.metadata, self.clock())
-        if repaired.total:
-            _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
-        if repaired.elsewhere:
-            _log.warning(
-                "files are not served whose content is not here, and forgotten once they expire",
-                count=repaired.elsewhere,
-                advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
-                "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
-            )
-        await self.quotas.look()
+        try:
+            await self._repair()
+            await self.quotas.look()
+        except OutOfReach as error:
+            _log.error("files are served without having been repaired", error=str(error))
 
     async def run(self) -> NoReturn:
         """Sweep from time to time; of daemons that share the stores, one does.
@@ -74,6 +69,8 @@ class Sweeping:
                 interval = self.interval()
                 await trio.sleep(interval)
                 try:
+                    if not self._is_repaired:
+                        await self._repair()
                     lease = await self.leases.acquire(_LEASE, _LEASE_INTERVALS * interval)
                 except StorageError as error:
                     _log.error("expired files remain and are tried again", error=str(error))
@@ -86,6 +83,21 @@ class Sweeping:
             if lease is not None:
                 with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):
                     await self.leases.release(lease)
+
+    async def _repair(self) -> None:
+        if self.uploads is not None and (removed := await self.uploads.repair()):
+            _log.warning("content of unknown uploads was removed", count=removed)
+        repaired = await repair(self.content, self.metadata, self.clock())
+        if repaired.total:
+            _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
+        if repaired.elsewhere:
+            _log.warning(
+                "files are not served whose content is not here, and forgotten once they expire",
+                count=repaired.elsewhere,
+                advice="If content was kept in another place before (data_dir, s3.endpoint, s3.bucket, "
+                "s3.prefix), it is still there: set that again to serve it, or remove it by hand",
+            )
+        self._is_repaired = True
 
     async def _sweep(self) -> None:
         try:

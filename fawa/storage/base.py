@@ -32,8 +32,8 @@ class StorageError(Exception):
     """
 
 
-class Unreachable(StorageError):  # noqa: N818 - said as it is
-    """The backend is away or overloaded, and may be back by itself."""
+class OutOfReach(StorageError):  # noqa: N818 - said as it is
+    """The backend is away, and will be back without anybody changing a setting."""
 
     def __init__(self, text: str, backend: str) -> None:
         super().__init__(text)
@@ -299,8 +299,8 @@ class ContentStore(Protocol):
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
 
-    async def claim(self, owner: str) -> None:
-        """Note, durably, that the content goes with the records whose identity is `owner`.
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
+        """Note, durably, that the content goes with the records of that `identity`, which may be asked.
 
         Raises:
             StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.

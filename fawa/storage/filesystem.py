@@ -256,7 +256,7 @@ class FilesystemStore:
         """Nothing but the folder that is opened."""
         return {}
 
-    async def claim(self, owner: str) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
         """Do nothing: the folder is part of a data folder, as the records are."""
 
     async def free_space(self) -> int:

@@ -7,6 +7,7 @@ Records (`{fawa.files}`):
 
 - `record:KEY`, a hash. Redis removes it `RECORD_MARGIN` after its file expires, counted by Redis's own clock.
 - `reserved:KEY`, a sorted set of who is downloading the last of a limited number, by until when.
+- `identity`, what tells these records from others.
 - `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
   the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
   `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
@@ -19,6 +20,7 @@ noeviction`, or files can be lost.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -66,6 +68,11 @@ redis.call('ZREM', KEYS[7], ARGV[1])
 redis.call('HSET', KEYS[5], ARGV[1], ARGV[6])
 redis.call('INCRBY', KEYS[8], ARGV[6])
 return 1
+"""
+# KEYS: identity. ARGV: one that was just drawn.
+_IDENTITY: Final = """
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
 """
 _PUBLISH: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -157,11 +164,6 @@ end
 return {page, met}
 """
 
-_IDENTITY: Final = """
-redis.call('SETNX', KEYS[1], ARGV[1])
-return redis.call('GET', KEYS[1])
-"""
-
 _FIELDS: Final = (
     "name",
     "size",
@@ -180,8 +182,8 @@ class RedisRecords(InRedis):
     """Records; made by `metadata_store`. See `base.MetadataStore`."""
 
     async def identity(self) -> str:
-        """Return what the first that asked has drawn."""
-        identity: bytes = await self._link.run(_IDENTITY, [_FILES + "identity"], [new_token()])
+        """Return what whoever asked first has drawn."""
+        identity: bytes = await self._link.run(_IDENTITY, [_FILES + "identity"], [secrets.token_hex(16)])
         return identity.decode()
 
     async def add(self, record: FileRecord) -> None:

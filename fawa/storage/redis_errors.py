@@ -10,7 +10,7 @@ from typing import Final
 
 from coredis import exceptions
 
-from fawa.storage.base import OutOfSpace, StorageError, Unreachable
+from fawa.storage.base import OutOfReach, OutOfSpace, StorageError
 from fawa.storage.redis_url import RedisAddress
 
 #: The server is starting, is no primary (any more), or a cluster moves slots: the same call soon works.
@@ -39,7 +39,7 @@ def is_answer(error: BaseException) -> bool:
 
 
 def explain(address: RedisAddress, error: BaseException) -> StorageError:
-    """Return what to raise: `Unreachable` when waiting may help."""
+    """Return what to raise: `OutOfReach` when waiting may help."""
     text = _causes(error)
     if address.password:
         text = text.replace(address.password, "***")
@@ -52,6 +52,12 @@ def explain(address: RedisAddress, error: BaseException) -> StorageError:
             f"Redis at {address} refused ({text}). Check user and password in redis.url, and that the user "
             "may run EVAL, EVALSHA and what scripts call on keys that begin with {fawa."
         )
+    if isinstance(error, exceptions.ReadOnlyError) or text.startswith("READONLY"):
+        return OutOfReach(
+            f"Redis at {address} can be read but not written ({text}). Name the primary in redis.url, not a "
+            "replica; or wait, if a failover is under way.",
+            "Redis",
+        )
     if isinstance(error, exceptions.UnknownCommandError):
         return StorageError(
             f"Redis at {address} lacks a command ({text}). fawa needs Redis 6.2 or later, Valkey "
@@ -63,7 +69,7 @@ def explain(address: RedisAddress, error: BaseException) -> StorageError:
         )
     if isinstance(error, exceptions.ResponseError) and not is_passing(error):
         return StorageError(f"Redis at {address} refused: {text}")
-    return Unreachable(
+    return OutOfReach(
         f"Redis at {address} cannot be reached ({text}). Check that it runs, the network, and redis.url.",
         "Redis",
     )

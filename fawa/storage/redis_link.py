@@ -34,7 +34,7 @@ from coredis.connection import TCPLocation
 from coredis.retry import NoRetryPolicy
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import StorageError, Unreachable
+from fawa.storage.base import OutOfReach, StorageError
 from fawa.storage.redis_errors import explain, innermost, is_answer, is_passing
 from fawa.storage.redis_url import RedisAddress
 
@@ -99,12 +99,12 @@ class _Outage:
 
     def is_over_patience(self) -> bool:
         """Tell whether calls should fail at once: waiting helps no more, or never did."""
-        return not isinstance(self.failure, Unreachable) or trio.current_time() - self.began >= PATIENCE
+        return not isinstance(self.failure, OutOfReach) or trio.current_time() - self.began >= PATIENCE
 
     def error(self) -> StorageError:
         """Return the failure, to be raised: each time another object, as many tasks may do so."""
-        if isinstance(self.failure, Unreachable):
-            return Unreachable(str(self.failure), self.failure.backend)
+        if isinstance(self.failure, OutOfReach):
+            return OutOfReach(str(self.failure), self.failure.backend)
         return type(self.failure)(str(self.failure))
 
 
@@ -138,7 +138,7 @@ class RedisLink:
             again: whether it may run twice, when a connection was lost before the answer came.
 
         Raises:
-            Unreachable: Redis is away; what it was doing when it went away may be done or not.
+            OutOfReach: Redis is away; what it was doing when it went away may be done or not.
             OutOfSpace: Redis has reached its memory limit.
             StorageError: Redis refused.
 
@@ -183,7 +183,7 @@ class RedisLink:
         with trio.CancelScope(deadline=until) as scope:
             await self._turns.acquire()
         if scope.cancelled_caught:
-            raise Unreachable(
+            raise OutOfReach(
                 f"Redis at {self.address} is slower than it is asked: {MAX_CALLS} calls are under way.",
                 "Redis",
             )

@@ -106,18 +106,20 @@ class S3Content:
                 if skipped is None:
                     told = f"it answered {body.status} with another range than the one asked for"
                     raise StorageError(self._client.explain(doing, told, "See the service's log"))
-                gathered, left = bytearray(), end - offset
+                # What comes is joined to pieces of half a `PIECE` and more: copied once, and few of them.
+                gathered: list[bytes] = []
+                count, left = 0, end - offset
                 async for piece in body.pieces:
-                    if not left:
-                        break  # of all there is, the rest
-                    gathered += piece[skipped:]
+                    fresh = piece[skipped : skipped + left - count]
                     skipped = max(0, skipped - len(piece))
-                    del gathered[left:]
-                    while len(gathered) >= min(PIECE, left) > 0:
-                        whole = bytes(gathered[:PIECE])
-                        del gathered[:PIECE]
-                        left -= len(whole)
+                    gathered.append(fresh)
+                    count += len(fresh)
+                    if count >= min(PIECE // 2, left):
+                        left -= count
+                        whole, gathered, count = b"".join(gathered), [], 0
                         yield whole  # noqa: ASYNC119 - `read` closes us
+                        if not left:
+                            break  # of all there is, the rest
                 if left:
                     raise BrokenOff(self._client.explain(doing, f"the answer ended {left} bytes too early"))
         except AlreadyExists as error:  # the name of a condition that failed
@@ -173,8 +175,9 @@ class S3Store:
     async def _check(self) -> None:
         await self._client.request("use files", "HEAD", tries=1)
 
-    async def claim(self, owner: str) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
         """Write down whose the prefix is, if nobody has; see `base.ContentStore.claim`."""
+        owner = await identity()
         found = await self._owner()
         if found is None:
             await self._check_empty()
@@ -344,7 +347,7 @@ async def content_store(settings: S3Settings) -> AsyncIterator[S3Store]:
     """Open the bucket, made when it is not there; close every connection when the context ends.
 
     Raises:
-        Unreachable: the service is away.
+        OutOfReach: the service is away.
         StorageError: the bucket cannot be made or used.
 
     """

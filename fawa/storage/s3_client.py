@@ -25,7 +25,8 @@ import attrs
 import httpcore
 import trio
 
-from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError, Unreachable
+from fawa.ops.logging import get_logger
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfReach, OutOfSpace, StorageError
 from fawa.storage.sigv4 import MAX_LINK_TTL, UNSIGNED, Credentials, encode_query, sign_link, sign_request
 
 #: Tries of one request, and seconds before the second; each further wait is twice as long, with jitter.
@@ -43,6 +44,12 @@ _MAX_ANSWER: Final = 8 * 1024 * 1024
 
 #: Bytes of a body that are handed to the connection at once.
 _SLICE: Final = 256 * 1024
+
+_log = get_logger("fawa.storage.s3")
+
+# Bytes of a body read at once at most: half a piece, so that what `S3Content.read` joins is one at most.
+# Nobody else in this process uses httpcore.
+httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = PIECE // 2
 
 #: What httpcore raises when the connection fails.
 _BROKEN: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError)
@@ -181,6 +188,7 @@ class S3Client:
         self._place = _Place.of(settings.endpoint, settings)
         self._public = _Place.of(settings.public_endpoint, settings) if settings.public_endpoint else None
         # Over TLS nobody can alter a body on its way, so hashing it once more would be waste.
+        self._is_away = False
         self._signs_bodies = self._place.scheme == "http"
 
     def link(self, key: str, parameters: Mapping[str, str], now: float, seconds: int) -> str | None:
@@ -213,7 +221,7 @@ class S3Client:
         `doing` completes "cannot …" in the error's text.
 
         Raises:
-            Unreachable: the service is away, or busy all the time.
+            OutOfReach: the service is away, or busy all the time.
             NotFound, AlreadyExists, OutOfSpace, StorageError: it was refused.
 
         """
@@ -224,6 +232,7 @@ class S3Client:
                     content = await _read_bounded(response)
                     answer = Answer(response.status, _headers(response), content)
                     self._check(doing, answer)
+                    self._note_back()
                     return answer
             except _Busy as busy:
                 await self._back_off(doing, left, busy)
@@ -234,7 +243,7 @@ class S3Client:
         """Send a GET and give its body as it comes. A body that breaks off raises `BrokenOff`.
 
         Raises:
-            Unreachable: the service is away, or busy all the time.
+            OutOfReach: the service is away, or busy all the time.
             NotFound, StorageError: it was refused.
 
         """
@@ -303,12 +312,21 @@ class S3Client:
         """Wait before the next of the `left` tries.
 
         Raises:
-            Unreachable: there is none left.
+            OutOfReach: there is none left.
 
         """
         if not left:
-            raise Unreachable(self.explain(doing, str(busy)), "S3") from busy
+            error = OutOfReach(self.explain(doing, str(busy)), "S3")
+            if not self._is_away:
+                self._is_away = True
+                _log.error("S3 is out of reach", error=str(error))
+            raise error from busy
         await trio.sleep(BACKOFF * 2 ** (TRIES - 1 - left) * (0.5 + random.random()))  # noqa: S311 - jitter
+
+    def _note_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            _log.info("S3 is back")
 
     def _check(self, doing: str, answer: Answer) -> None:
         """Raise what an answer that is an error means; some errors come with status 200."""

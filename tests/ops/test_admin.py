@@ -20,7 +20,7 @@ from fawa.net.tcp import bind_unix
 from fawa.ops.meters import gauge
 from fawa.services.base import Offer, Service
 from fawa.services.greet import GreetRpc
-from fawa.storage.base import Unreachable
+from fawa.storage.base import OutOfReach
 from fawa.supervisor import StartError, Supervisor
 
 TOKEN = "a-token-of-sixteen-or-more"
@@ -233,19 +233,19 @@ async def test_the_task_tree_names_tasks_and_where_they_wait(tmp_path: Path) -> 
 
 async def test_not_ready_while_a_service_waits_for_what_is_away(tmp_path: Path) -> None:
     """The daemon comes up without it, and it comes by itself."""
-    shop = Shop(away=Unreachable("cannot reach the market at http://market", "the market"))
+    shop = Shop(away=OutOfReach("cannot reach the market at http://market", "market"))
 
     async def look(ops: Ops) -> None:
         for _ in range(10):
             status, checks = await ops.ready()
             assert status == 503
-            assert checks["shop"] == "waits for the market: cannot reach the market at http://market"
+            assert checks["shop"] == "waits for market: cannot reach the market at http://market"
             assert "supplier" not in checks
         status, body = await ops.call(
             "POST", "/greet.v1.GreetService/SayHello", "Content-Type: application/json", body=HELLO
         )
         assert status == 503
-        assert b"service 'shop' waits for the market, which is out of reach: try later" in body
+        assert b"the server cannot reach its market at the moment" in body
         assert b"http://market" not in body
         assert (await ops.samples())["fawa_service_crashes_total{service=shop}"] == 0
         shop.away = None
@@ -257,7 +257,7 @@ async def test_not_ready_while_a_service_waits_for_what_is_away(tmp_path: Path) 
 
 
 async def test_a_service_that_waited_and_then_cannot_start_ends_the_daemon(tmp_path: Path) -> None:
-    shop = Shop(away=Unreachable("cannot reach the market", "the market"))
+    shop = Shop(away=OutOfReach("cannot reach the market", "market"))
 
     async def look(ops: Ops) -> None:
         shop.away = OSError("the market is another's")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fawa.net.exchange import Disconnected
 from fawa.services.conditions import format_date
 from fawa.services.links import Link, make_link, parse_link_untrusted
-from fawa.storage.base import Content, NotFound, StorageError, Unreachable
+from fawa.storage.base import Content, NotFound, OutOfReach, StorageError
 from fawa.storage.signing import sign
 from tests.services.conftest import SECRET, Files
 from tests.services.memory import MemoryExchange
@@ -427,7 +427,7 @@ class TestBackends:
 
     async def test_a_backend_that_is_away(self, files: Files) -> None:
         await files.store(DATA)
-        away = Unreachable("Redis at redis://10.0.0.1 cannot be reached", "Redis")
+        away = OutOfReach("Redis at redis://10.0.0.1 cannot be reached", "Redis")
         answer = await ask(over_remote(files, RemoteStore(DATA, fail_open=away)))
         assert (answer.status, answer.answer("retry-after")) == (503, "5")
         assert answer.text == "the server cannot reach its Redis at the moment, try again in a few seconds\n"

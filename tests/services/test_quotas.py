@@ -397,6 +397,17 @@ class TestOneAddress:
             assert (await by_start_upload(talk, bytes(20_001))).status == 0
         assert (await by_put(talk, bytes(20_000))).status == 201
 
+    async def test_a_size_that_is_told_late_counts_where_there_is_room(self, talk: Talk) -> None:
+        talk.files.settings = limits(per_address=36_000, total=20_000)
+        named = {"tus_resumable": "1.0.0", "x_forwarded_for": A}
+        begun = await talk.ask("POST", "/uploads", upload_defer_length="1", **named)
+        named |= {"content_type": TUS_PART, "upload_offset": "0"}
+        for _ in range(3):
+            late = await talk.ask("PATCH", begun.answer("location") or "", upload_length="20001", **named)
+            assert late.status == 413
+        assert (await by_put(talk, bytes(20_000))).status == 201
+        assert (await by_put(talk, bytes(16_001), A)).status == 429
+
     async def test_forged_addresses_do_not_help(self, talk: Talk) -> None:
         talk.files.settings = limits(per_address=1000, proxies=Proxies())
         assert (await by_put(talk, bytes(1000), A)).status == 201

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
@@ -51,6 +51,15 @@ def make_record(key: str = KEY, **changes: Any) -> FileRecord:
         "expires": 2500.0,
     }
     return FileRecord(**{**values, **changes})
+
+
+def named(name: str) -> Callable[[], Awaitable[str]]:
+    """Return how records of that name tell who they are."""
+
+    async def identity() -> str:
+        return name
+
+    return identity
 
 
 async def write_in_pieces(upload: Upload, data: bytes, length: int = 100_000) -> None:
@@ -228,12 +237,12 @@ class ContentStoreContract:
     async def test_content_is_claimed_by_the_same_owner_again(self, opener: ContentOpener) -> None:
         for _ in range(2):
             async with opener() as store:
-                await store.claim("owner-1")
-                await store.claim("owner-1")
+                await store.claim(named("owner-1"))
+                await store.claim(named("owner-1"))
                 assert await list_keys(store) == []
         async with opener() as store:
             await store_content(store, KEY, b"abc")
-            await store.claim("owner-1")
+            await store.claim(named("owner-1"))
             assert await list_keys(store) == [KEY]
 
     async def test_ranges(self, store: ContentStore) -> None:

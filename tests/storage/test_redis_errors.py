@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coredis import exceptions
 
-from fawa.storage.base import OutOfSpace, StorageError, Unreachable
+from fawa.storage.base import OutOfReach, OutOfSpace, StorageError
 from fawa.storage.redis_errors import explain, innermost, is_answer, is_passing
 from fawa.storage.redis_url import parse_redis_url
 
@@ -26,12 +26,12 @@ def caused(error: Exception, *causes: Exception) -> Exception:
     [
         (
             caused(exceptions.ConnectionError("no connection to db"), OSError("[Errno 111] refused")),
-            Unreachable,
+            OutOfReach,
             "cannot be reached (no connection to db: [Errno 111] refused). Check that it runs",
         ),
-        (TimeoutError("no answer within 3 seconds"), Unreachable, "(no answer within 3 seconds)"),
-        (exceptions.BusyLoadingError("Redis is loading"), Unreachable, "(Redis is loading)"),
-        (exceptions.ReadOnlyError("You can't write"), Unreachable, "(You can't write)"),
+        (TimeoutError("no answer within 3 seconds"), OutOfReach, "(no answer within 3 seconds)"),
+        (exceptions.BusyLoadingError("Redis is loading"), OutOfReach, "(Redis is loading)"),
+        (exceptions.ReadOnlyError("You can't write"), OutOfReach, "(You can't write)"),
         (exceptions.ResponseError("OOM command not allowed"), OutOfSpace, "Raise maxmemory there"),
         (
             exceptions.AuthenticationFailureError("WRONGPASS"),

@@ -18,7 +18,7 @@ import trio.testing
 
 from fawa.ops.logging import configure
 from fawa.storage import redis_link as module
-from fawa.storage.base import StorageError, Unreachable
+from fawa.storage.base import OutOfReach, StorageError
 from fawa.storage.redis_link import CHECK_TIMEOUT, MAX_CALLS, MAX_CONNECTIONS, PATIENCE, RedisLink, redis_link
 from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
@@ -132,7 +132,7 @@ async def test_many_calls_share_few_connections(own: RedisServer) -> None:
 async def fail_for(link: RedisLink, seconds: float) -> None:
     with trio.move_on_after(seconds):
         while True:
-            with pytest.raises(Unreachable, match=r"cannot be reached .* Check that it runs"):
+            with pytest.raises(OutOfReach, match=r"cannot be reached .* Check that it runs"):
                 await count(link)
             await trio.sleep(0.005)
 
@@ -165,7 +165,7 @@ async def test_one_that_hangs_is_not_waited_for(hurried: None) -> None:
         async with redis_link(parse_redis_url(f"127.0.0.1:{away.port}"), None, KEY) as link:
 
             async def call() -> None:
-                with trio.fail_after(PATIENCE + 5), pytest.raises(Unreachable):
+                with trio.fail_after(PATIENCE + 5), pytest.raises(OutOfReach):
                     await count(link)
 
             async with trio.open_nursery() as nursery:
@@ -198,7 +198,7 @@ async def test_a_write_to_a_replica_does_not_storm_it(tmp_path: Path, hurried: N
         before = stat(replica, "stats", "total_connections_received")
         async with link_to(replica) as link:
             began = trio.current_time()
-            with pytest.raises(Unreachable, match="read only replica"):
+            with pytest.raises(OutOfReach, match="read only replica"):
                 await count(link)
             seconds = trio.current_time() - began
         assert stat(replica, "stats", "total_connections_received") - before <= 7 + seconds + 1
@@ -212,7 +212,7 @@ async def test_what_may_not_run_twice_does_not(
     counted: list[int] = []
 
     async def call(link: RedisLink) -> None:
-        with contextlib.suppress(Unreachable):
+        with contextlib.suppress(OutOfReach):
             counted.append(await count(link, again=again))
 
     async with link_to(own) as link:
@@ -245,7 +245,7 @@ async def test_the_log_says_when_it_goes_and_when_it_is_back(
         await count(link)
         own.kill()
         for _ in range(5):
-            with pytest.raises(Unreachable):
+            with pytest.raises(OutOfReach):
                 await count(link)
         own.start()
         await when_back(lambda: count(link))
@@ -259,13 +259,13 @@ async def test_a_check_tells_in_time_and_leaves_the_calls_alone(own: RedisServer
         own.pause()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count, link)
-            with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(Unreachable, match="no answer within"):
+            with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(OutOfReach, match="no answer within"):
                 await link.check()
             own.go_on()
         await link.check()
         assert stat(own, "clients", "connected_clients") <= 2 + 1, "the client is the same"
         own.kill()
-        with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(Unreachable, match=r"redis\.url"):
+        with trio.fail_after(CHECK_TIMEOUT + 1), pytest.raises(OutOfReach, match=r"redis\.url"):
             await link.check()
         own.start()
         await when_back(link.check)
@@ -291,7 +291,7 @@ async def test_a_refusal_is_told_at_once(own: RedisServer) -> None:
                 StorageError, match=r"refused .* Check user and password in redis\.url"
             ) as told:
                 await call()
-            assert not isinstance(told.value, Unreachable), "waiting does not help"
+            assert not isinstance(told.value, OutOfReach), "waiting does not help"
         assert time.monotonic() - began < PATIENCE
 
 

@@ -35,6 +35,7 @@ from tests.storage.contract import (
     ContentStoreContract,
     fetch_content,
     list_keys,
+    named,
     read_content,
     store_content,
     write_in_pieces,
@@ -215,15 +216,15 @@ async def test_two_prefixes_in_one_bucket_do_not_meet(place: S3Settings) -> None
 
 async def test_other_records_do_not_get_the_content(place: S3Settings) -> None:
     async with content_store(place) as store:
-        await store.claim("owner-1")
+        await store.claim(named("owner-1"))
         text = rf"^below fawa/ in the bucket {place.bucket} at http://\S+ is the content of other records "
         with pytest.raises(
             StorageError, match=rf"{text}\(owner-1\) than ours \(owner-2\).*another s3\.prefix"
         ):
-            await store.claim("owner-2")
-        await store.claim("owner-1")
+            await store.claim(named("owner-2"))
+        await store.claim(named("owner-1"))
     async with content_store(attrs.evolve(place, prefix="fawa/2/")) as store:
-        await store.claim("owner-2")
+        await store.claim(named("owner-2"))
 
 
 async def test_objects_that_nobody_has_claimed_are_left_alone(place: S3Settings) -> None:
@@ -232,10 +233,10 @@ async def test_objects_that_nobody_has_claimed_are_left_alone(place: S3Settings)
         with pytest.raises(
             StorageError, match=rf"no fawad has put there, such as fawa/{KEY}, .* or remove them"
         ):
-            await store.claim("owner-1")
+            await store.claim(named("owner-1"))
         assert await fetch_content(store, KEY) == b"a photograph"
         await store.delete(KEY)
-        await store.claim("owner-1")
+        await store.claim(named("owner-1"))
 
 
 async def test_objects_that_are_not_ours_are_passed_over(place: S3Settings) -> None:

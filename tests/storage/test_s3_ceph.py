@@ -24,6 +24,7 @@ from tests.storage.contract import (
     ContentStoreContract,
     fetch_content,
     list_keys,
+    named,
     read_content,
     store_content,
     write_in_pieces,
@@ -113,7 +114,7 @@ async def test_of_many_that_claim_the_content_at_once_one_gets_it(place: S3Setti
 
     async def claim(store: S3Store, owner: str) -> None:
         with suppress(StorageError):
-            await store.claim(owner)
+            await store.claim(named(owner))
             won.append(owner)
 
     async with content_store(place) as store:
@@ -121,7 +122,7 @@ async def test_of_many_that_claim_the_content_at_once_one_gets_it(place: S3Setti
             for number in range(8):
                 nursery.start_soon(claim, store, f"owner-{number}")
         assert len(won) == 1
-        await store.claim(won[0])
+        await store.claim(named(won[0]))
 
 
 async def test_listings_of_many_pages(place: S3Settings, monkeypatch: pytest.MonkeyPatch) -> None:
