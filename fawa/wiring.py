@@ -22,6 +22,7 @@ from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
+from fawa.services.quotas import QuotaSettings
 from fawa.services.ratelimit import Rate
 from fawa.services.sharing import SharingSettings
 from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads, watched
@@ -221,6 +222,13 @@ def _file_settings(settings: Settings) -> FileSettings:
             max_ttl=settings.file.max_ttl,
             wrong_keys=Rate(settings.file.wrong_keys, settings.file.wrong_keys_rate / 60),
             proxies=Proxies.of(settings.trusted_proxies),
+        ),
+        quotas=QuotaSettings(
+            total=settings.file.quota,
+            per_address=settings.file.quota_per_address,
+            min_free=settings.file.min_free,
+            proxies=Proxies.of(settings.trusted_proxies),
+            lease=2 * settings.file.progress_timeout + 60,
         ),
     )
 

@@ -233,6 +233,29 @@ class FileSettings:
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
     )
     max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.", live=True)
+    quota: int = setting(
+        Size(0, 2**50),
+        "0",
+        "Size of all files together, unfinished uploads included; 0 is no limit. Daemons that share records "
+        "(redis.url) share it, so set the same for all of them.",
+        live=True,
+    )
+    quota_per_address: int = setting(
+        Size(0, 2**50),
+        "0",
+        "Bytes that one address may send in an hour, and so the size of one file; 0 is no limit. What an "
+        "upload says it will have counts from its beginning. Each daemon counts for itself; trusted_proxies "
+        "says whose X-Forwarded-For counts.",
+        live=True,
+    )
+    # Small, so that a laptop whose disk is nearly full takes small files, and large enough for the databases
+    # and logs that share the disk.
+    min_free: int = setting(
+        Size(0, 2**50),
+        "64MiB",
+        "Space that uploads leave free on the disk, where files are kept in a folder; 0 lets them fill it.",
+        live=True,
+    )
     wrong_keys: int = setting(
         Integer(1, 1_000_000),
         "50",

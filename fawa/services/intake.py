@@ -19,6 +19,7 @@ from fawa.services.fields import accepts, content_length, digests_untrusted, fie
 from fawa.services.figures import Flow, Transfers
 from fawa.services.links import link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted
+from fawa.services.quotas import NeverFits, NoRoom, Quotas, QuotaSettings, TooMuch
 from fawa.services.uploads import (
     BeyondSize,
     Gone,
@@ -162,6 +163,11 @@ class Intake:
     #: The time in Unix seconds.
     clock: Callable[[], float]
     transfers: Transfers = attrs.field(factory=Transfers)
+    quotas: Quotas = attrs.field()
+
+    @quotas.default
+    def _no_quotas(self) -> Quotas:
+        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     def base(self, exchange: Exchange) -> str:
         """Return what a link will begin with; asked before anything is stored.
@@ -208,6 +214,7 @@ class Intake:
             BodyTimeout: nothing came for too long.
             Disconnected: the client is gone.
             Fenced: another writer has taken over.
+            OverQuota: there is no room for them.
             StorageError: the store failed.
             TooLong: the upload cannot have so many bytes.
 
@@ -316,8 +323,12 @@ def refusing() -> Iterator[None]:
     except Fenced:
         text = "another request goes on with this upload, or has finished or cancelled it: ask with HEAD"
         raise Refused(409, text) from None
-    except TooLong as error:
+    except (NeverFits, TooLong) as error:
         raise Refused(413, str(error)) from None
+    except NoRoom as error:
+        raise Refused(507, str(error)) from None
+    except TooMuch as error:
+        raise Refused(429, str(error), [(b"retry-after", b"%d" % math.ceil(error.wait))]) from None
     except (BadChecksum, Incomplete, Mismatch) as error:
         raise Refused(400, str(error)) from None
     except BodyTimeout as error:

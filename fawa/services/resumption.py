@@ -112,7 +112,8 @@ class Resumption:
             base = self.intake.base(exchange)
             self.intake.check_size(exchange, size)
             sha256 = whole_sha256(exchange)
-            record = await self.uploads.start(name, size, guess_type(name), sha256=sha256)
+            address = self.uploads.quotas.address(exchange)
+            record = await self.uploads.start(name, size, guess_type(name), sha256=sha256, address=address)
             limit = (b"upload-limit", self._limits_of(record))
             location = (b"location", self.intake.address(record.id))
             informed = _may_be_informed(exchange)
@@ -122,7 +123,7 @@ class Resumption:
             async with (
                 # Unless the client knows where it is, nobody can go on.
                 removing(self.uploads, record, TooLong if informed else BaseException),
-                self.uploads.resume(record.id, 0) as writer,
+                self.uploads.resume(record.id, 0, address) as writer,
                 self.intake.transfers.draft as flow,
             ):
                 await self.intake.append(exchange, writer, checksums, flow)
@@ -183,7 +184,8 @@ class Resumption:
         base = self.intake.base(exchange)
         ended = False
         try:
-            async with self.uploads.resume(upload_id, offset) as writer:
+            address = self.uploads.quotas.address(exchange)
+            async with self.uploads.resume(upload_id, offset, address) as writer:
                 if size is not None:
                     self.intake.check_size(exchange, size)
                     await writer.declare_size(size)

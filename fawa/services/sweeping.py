@@ -11,6 +11,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.services.figures import Swept
+from fawa.services.quotas import Quotas
 from fawa.services.uploads import Uploads
 from fawa.storage.base import ContentStore, MetadataStore, NotFound, OutOfReach, StorageError
 from fawa.storage.leases import Lease, Leases
@@ -40,6 +41,7 @@ class Sweeping:
     clock: Callable[[], float]
     #: Seconds from one sweep to the next; asked each time, so that settings can change under it.
     interval: Callable[[], float]
+    quotas: Quotas
     swept: Swept = attrs.field(factory=Swept)
     _is_repaired: bool = attrs.field(default=False, init=False)
 
@@ -56,6 +58,7 @@ class Sweeping:
         await self.content.claim(await self.metadata.identity(), self._is_recorded)
         try:
             await self._repair()
+            await self.quotas.look()
         except OutOfReach as error:
             _log.error("files are served without having been repaired", error=str(error))
 
@@ -88,6 +91,8 @@ class Sweeping:
                 else:
                     if lease is not None:
                         await self._sweep()
+                    with suppress(StorageError):  # the next look is soon
+                        await self.quotas.look()
         finally:
             if lease is not None:
                 with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):

@@ -25,6 +25,7 @@ from fawa.storage.base import (
     FileRecord,
     MetadataStore,
     NotFound,
+    OnDisk,
     OutOfReach,
     OutOfSpace,
     ResumableStore,
@@ -165,7 +166,7 @@ def watched_content(
 
     def wrap(store: ContentStore, watch: StoreWatch) -> ContentStore:
         if isinstance(store, ResumableStore):
-            return WatchedResumable(store, watch)
+            return (WatchedOnDisk if isinstance(store, OnDisk) else WatchedResumable)(store, watch)
         return WatchedContent(store, watch)
 
     return _Opening(watch, "connect", store, wrap)
@@ -353,6 +354,16 @@ class WatchedResumable(WatchedContent):
         return _seen(self._watch, self._store.unfinished())
 
 
+class WatchedOnDisk(WatchedResumable):
+    """The same on a disk of this machine."""
+
+    async def free_space(self) -> int:
+        """Return how many bytes more the disk takes."""
+        with self._watch("free_space"):
+            store: Any = self._store  # which `watched_content` has looked at
+            return int(await store.free_space())
+
+
 class WatchedMetadata:
     """A store of files' records."""
 
@@ -409,6 +420,21 @@ class WatchedMetadata:
         """Give a reservation back."""
         with self._watch("release"):
             return await self._store.release(key, token, completed=completed)
+
+    async def hold_room(self, key: str, size: int, most: int, now: float, until: float) -> int:
+        """Hold room for a file to come."""
+        with self._watch("hold_room"):
+            return await self._store.hold_room(key, size, most, now, until)
+
+    async def free_room(self, key: str) -> None:
+        """Give room back."""
+        with self._watch("free_room"):
+            await self._store.free_room(key)
+
+    async def room_taken(self, now: float) -> int:
+        """Return the bytes of all files."""
+        with self._watch("room_taken"):
+            return await self._store.room_taken(now)
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return keys whose records have expired."""

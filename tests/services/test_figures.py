@@ -218,6 +218,7 @@ class TestService:
                 *(f"fawa_uploads_resumed {way}" for way in ("rpc", "tus", "draft")),
                 *(f"fawa_file_sweeps {outcome}" for outcome in ("done", "failed")),
                 *(f"fawa_file_sweep_removed {what}" for what in ("file", "upload", "stray")),
+                "fawa_file_bytes",
             ],
             0,
         )

@@ -85,7 +85,12 @@ class Talk:
         assert isinstance(self.files.content, FilesystemStore)
         limits = self._settings().limits
         return Uploads(
-            self.files.content, self.files.metadata, self.records, lambda: limits, lambda: self.files.now
+            self.files.content,
+            self.files.metadata,
+            self.records,
+            lambda: limits,
+            lambda: self.files.now,
+            self.files.quotas,
         )
 
     def _settings(self) -> IntakeSettings:
@@ -106,6 +111,7 @@ class Talk:
             self._settings,
             lambda: self.files.now,
             self.transfers,
+            self.files.quotas,
         )
         router = Router(nothing)
         router.add(HttpUploads(intake, self.uploads if self.has_uploads else None).routes)
