@@ -67,7 +67,7 @@ from fawa.storage.base import (
 )
 from fawa.storage.leases import Leases, embedded_leases
 from fawa.storage.lifecycle import find, open_file, publish, remove
-from fawa.storage.watched import StoreWatch
+from fawa.storage.watching import StoreWatch
 
 _log = get_logger("fawa.services.file")
 

@@ -30,7 +30,7 @@ from fawa.storage.base import OutOfReach
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
-from fawa.storage.watched import StoreWatch
+from fawa.storage.watching import StoreWatch
 from tests.services.conftest import SECRET, Files
 from tests.services.memory import MemoryExchange, MemoryStream
 from tests.services.talk import DATA, chunks, info, refused, settings, until
