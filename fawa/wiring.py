@@ -20,7 +20,8 @@ from fawa.services.board import BoardService
 from fawa.services.canva import CanvaService, CanvaSettings
 from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
-from fawa.services.file import FileService, FileSettings
+from fawa.services.file import FileService
+from fawa.services.file_settings import FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.quotas import QuotaSettings
 from fawa.services.ratelimit import Rate

@@ -162,10 +162,19 @@ async def open_file(
 
     """
     record = await find(metadata, key, now)
-    async with content.open(key) as opened:
-        if opened.size != record.size:
-            raise Damaged(f"the content under {key} has {opened.size} bytes, its record says {record.size}")
+    async with open_recorded(content, record) as opened:
         yield record, opened
+
+
+@asynccontextmanager
+async def open_recorded(content: ContentStore, record: FileRecord) -> AsyncIterator[Content]:
+    """Open the file of a record that `find` has just returned; otherwise as `open_file`."""
+    async with content.open(record.key) as opened:
+        if opened.size != record.size:
+            raise Damaged(
+                f"the content under {record.key} has {opened.size} bytes, its record says {record.size}"
+            )
+        yield opened
 
 
 async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> int:

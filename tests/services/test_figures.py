@@ -24,7 +24,8 @@ from fawa.proto.file.v1.file_pb2 import (
 )
 from fawa.services.base import Offer
 from fawa.services.figures import Flow, storage_figures
-from fawa.services.file import FileRpc, FileService
+from fawa.services.file import FileService
+from fawa.services.file_rpc import FileRpc
 from fawa.services.tus import VERSION
 from fawa.storage.base import OutOfReach
 from fawa.storage.filesystem import content_store
@@ -93,6 +94,7 @@ class TestRpc:
             lambda: files.settings,
             lambda: files.now,
             files.sharing,
+            files.quotas,
             talk.uploads,
         )
         start = MemoryStream[StartUploadRequest, StartUploadResponse](

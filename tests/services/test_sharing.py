@@ -114,7 +114,7 @@ class TestDownloads:
     async def test_the_last_one_is_not_given_out_twice(self, files: Files) -> None:
         key = (await send(files, max_downloads=1)).randomkey
         target = await link(files, key)
-        async with files.rpc.downloads.open(key) as slow:
+        async with files.rpc.downloads.open(await files.metadata.get(key)) as slow:
             with refused(Status.RESOURCE_EXHAUSTED, "downloads that are left are under way"):
                 await receive(files, key)
             exchange = await follow(files, target)
@@ -137,7 +137,7 @@ class TestDownloads:
             return True
 
         monkeypatch.setattr(type(files.metadata), "reserve", reserve)
-        async with files.rpc.downloads.open(key):
+        async with files.rpc.downloads.open(await files.metadata.get(key)):
             for _ in range(150):
                 await trio.sleep(1)
                 files.now = start + trio.current_time()
@@ -150,7 +150,7 @@ class TestDownloads:
     async def test_a_place_is_given_back_on_cancellation(self, files: Files) -> None:
         key = (await send(files, max_downloads=1)).randomkey
         with trio.CancelScope() as scope:
-            async with files.rpc.downloads.open(key):
+            async with files.rpc.downloads.open(await files.metadata.get(key)):
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
         assert scope.cancelled_caught
@@ -283,7 +283,7 @@ class TestOwner:
 
 async def test_a_reader_of_a_file_that_is_removed_finishes(files: Files) -> None:
     answer = await send(files)
-    async with files.rpc.downloads.open(answer.randomkey) as download:
+    async with files.rpc.downloads.open(await files.metadata.get(answer.randomkey)) as download:
         await delete(files, answer.randomkey, answer.owner_token)
         pieces = [piece async for piece in download.content.read(0, len(DATA))]
     assert b"".join(pieces) == DATA
