@@ -17,9 +17,9 @@ use the same stores.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -40,6 +40,8 @@ from fawa.storage.base import (
 
 #: Seconds to take back what a failed or cancelled upload has stored; what is left after is left to expiry.
 CLEANUP_TIMEOUT: Final = 10.0
+
+Item = TypeVar("Item")
 
 #: Files that one query for expired ones returns.
 EXPIRY_BATCH: Final = 100
@@ -184,13 +186,27 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
         StorageError: some could not be removed; the others were.
 
     """
+    return await remove_all(
+        lambda: metadata.expired(now, EXPIRY_BATCH), lambda key: remove(content, metadata, key)
+    )
+
+
+async def remove_all(
+    due: Callable[[], Awaitable[Sequence[Item]]], remove_one: Callable[[Item], Awaitable[None]]
+) -> int:
+    """Remove what is due, a batch at a time, until nothing is or nothing of it goes; return how much did.
+
+    Raises:
+        StorageError: some could not be removed; the others were.
+
+    """
     removed = 0
     failure: StorageError | None = None
-    while keys := await metadata.expired(now, EXPIRY_BATCH):
+    while items := await due():
         before = removed
-        for key in keys:
+        for item in items:
             try:
-                await remove(content, metadata, key)
+                await remove_one(item)
             except StorageError as error:
                 failure = error
             else:
