@@ -12,7 +12,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.storage.base import Content, ContentStore, FileRecord, MetadataStore, StorageError
-from fawa.storage.lifecycle import CLEANUP_TIMEOUT, find, open_recorded, remove
+from fawa.storage.lifecycle import CLEANUP_TIMEOUT, find, open_file, remove
 
 #: Seconds for which one of the last downloads is reserved, again and again while it goes on. As long is it
 #: lost to others when a daemon dies.
@@ -69,7 +69,7 @@ class Downloads:
             StorageError: a store failed.
 
         """
-        async with open_recorded(self.content, record) as content:
+        async with open_file(self.content, record) as content:
             download = Download(record, content)
             if record.terms.max_downloads:
                 async with self._reserved(download):

@@ -56,7 +56,7 @@ from fawa.storage.base import (
     Upload,
     is_key,
 )
-from fawa.storage.lifecycle import find, open_recorded, publish, remove
+from fawa.storage.lifecycle import find, open_file, publish, remove
 
 _log = get_logger("fawa.services.file")
 
@@ -201,7 +201,7 @@ class FileRpc(FileServiceBase):
         with _status_of_storage_errors():
             record = await self._admit(stream, key, request.password)
             # No link to content that is not there.
-            async with open_recorded(self.content, record):
+            async with open_file(self.content, record):
                 pass
         expires = link_expiry(record, now, settings.link_ttl)
         url = self._direct_link(record, now, expires)

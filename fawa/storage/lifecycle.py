@@ -153,24 +153,14 @@ async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
 
 
 @asynccontextmanager
-async def open_file(
-    content: ContentStore, metadata: MetadataStore, key: str, now: float
-) -> AsyncIterator[tuple[FileRecord, Content]]:
-    """Open a file that is ready and not expired; it stays readable while open, even past its expiry.
+async def open_file(content: ContentStore, record: FileRecord) -> AsyncIterator[Content]:
+    """Open a file that `find` has just returned; it stays readable while open, even past its expiry.
 
     Raises:
-        NotFound: there is none.
+        NotFound: it is no more.
         Damaged: its content has another size than recorded.
 
     """
-    record = await find(metadata, key, now)
-    async with open_recorded(content, record) as opened:
-        yield record, opened
-
-
-@asynccontextmanager
-async def open_recorded(content: ContentStore, record: FileRecord) -> AsyncIterator[Content]:
-    """Open the file of a record that `find` has just returned; otherwise as `open_file`."""
     async with content.open(record.key) as opened:
         if opened.size != record.size:
             raise Damaged(
