@@ -48,6 +48,19 @@ async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
         return near, await listener.accept()
 
 
+async def test_the_kernel_takes_more_at_once_where_content_is_large() -> None:
+    near, far = await tcp_pair()
+    async with PlainStream(near) as stream, far:
+
+        def unsent_most() -> object:
+            return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+        assert stream.send_now(bytes(1000)) == 1000
+        assert unsent_most() == 16 * 1024
+        assert stream.send_now(bytes(200_000))
+        assert unsent_most() == 512 * 1024
+
+
 async def test_the_kernel_waits_for_full_packets_only_while_a_file_is_sent() -> None:
     near, far = await tcp_pair()
     async with near, far:
