@@ -39,6 +39,8 @@ IN_S3, STRAIGHT = "fawad over S3", "rclone, straight"
 CHUNKS = {"1 MiB": MIB, "64 KiB": 64 * KIB}
 TARGET, LINK_TARGET, S3_TARGET = 2.0, 0.8, 0.7
 S3_UPLOAD, S3_DOWNLOAD, S3_LINK = "S3: upload", "S3: download", "S3: signed link"
+#: Seconds after which the system has told its host of all memory that was freed (`PAGE_REPORTING_DELAY`: 2).
+_REPORTED = 2.5
 LINK, CURL = "signed link", "signed link, curl"
 
 
@@ -52,6 +54,11 @@ class Bench:
     digest: bytes
     #: The servers' cores.
     cores: Collection[int]
+
+    def stored(self, what: str, server: Server, move: Callable[[], float]) -> None:
+        """Record as `speed` does; `move` has the server store a copy."""
+        touch(self.folder, self.size + self.size // 8)
+        self.speed(what, server, move)
 
     def speed(self, what: str, server: Server, move: Callable[[], float]) -> None:
         """Record the MB/s of `move`, which returns its seconds, and the server's CPU time for it."""
@@ -116,7 +123,7 @@ class Bench:
                 raise LoadError(f"{server.name} sent other content than it was given")
             return time.perf_counter() - started
 
-        self.speed("upload, grpcio client", server, send)
+        self.stored("upload, grpcio client", server, send)
         self.speed("download, grpcio client", server, receive)
         return keys[0]
 
@@ -126,9 +133,9 @@ class Bench:
             client = FileClient(channel)
             key = self.check(client, server)
             for name, chunk in CHUNKS.items():
-                self.speed(f"upload, chunks of {name}", server, partial(self.upload, server, chunk))
+                self.stored(f"upload, chunks of {name}", server, partial(self.upload, server, chunk))
                 declared = partial(self.declared_upload, server, chunk)
-                self.speed(f"upload of declared length, chunks of {name}", server, declared)
+                self.stored(f"upload of declared length, chunks of {name}", server, declared)
             for name, chunk in CHUNKS.items():
                 what = f"download, peer's chunks {name}"
                 self.speed(what, server, partial(self.download, server, key, chunk))
@@ -159,7 +166,7 @@ class Bench:
 
     def in_s3(self, service: Server, server: Server) -> None:
         """Measure a fawad with its files in `service`, then rclone's client straight to it."""
-        self.speed(S3_UPLOAD, server, partial(self.upload, server, MIB))
+        self.stored(S3_UPLOAD, server, partial(self.upload, server, MIB))
         with grpc.insecure_channel(server.address) as channel:
             client = FileClient(channel)
             key = client.send(self.size)
@@ -169,7 +176,7 @@ class Bench:
             self.speed(S3_LINK, server, partial(self.follow, client.link(key)))
         straight = attrs.evolve(service, name=STRAIGHT)
         content = self.folder / "root" / "content.bin"
-        self.speed(S3_UPLOAD, straight, lambda: s3.put(service, content, "straight"))
+        self.stored(S3_UPLOAD, straight, lambda: s3.put(service, content, "straight"))
         self.speed(S3_DOWNLOAD, straight, lambda: s3.get(service, "straight"))
 
 
@@ -226,7 +233,6 @@ def measure(options: argparse.Namespace) -> Report:
         for chunk in CHUNKS.values():
             write_upload(folder / f"upload-{chunk}", size, chunk)
             write_frames(folder / f"upload-{chunk}", folder / f"frames-{chunk}")
-        touch(folder, 12 * size)
         bench = Bench(report, folder, size, digest(size), EVERY_CORE if options.every_core else SERVER_CORES)
         for number in range(1, options.rounds + 1):
             for name in (IN_S3,) if options.s3 else (FAWAD, GRPCIO, NGINX, BARE, IN_S3):
@@ -257,13 +263,15 @@ def compare(report: Report) -> None:
 
 
 def touch(folder: Path, size: int) -> None:
-    """Have the system touch the memory that stored copies will take, and free it.
+    """Have the system touch the memory that a stored copy will take, and free it just now.
 
     A virtual machine gets its memory from its host when it is first used, at several times the cost of any
-    later use, and whoever is measured first would pay that.
+    later use, and may give it back some two seconds after it was freed (Linux' free page reporting). So the
+    memory is freed when nothing else has been for longer than that, right before it is used again.
     """
     path = folder / "touched"
-    write_content(path, size)
+    write_content(path, size // MIB * MIB)
+    time.sleep(_REPORTED)
     path.unlink()
 
 
@@ -273,7 +281,8 @@ def one_server(bench: Bench, name: str) -> None:
         if name == BARE:
             with serving(name, peer("on_socket.py", state), cores=bench.cores) as server:
                 for chunk_name in CHUNKS:
-                    bench.speed(f"upload, chunks of {chunk_name}", server, partial(bench.bare_upload, server))
+                    what = f"upload, chunks of {chunk_name}"
+                    bench.stored(what, server, partial(bench.bare_upload, server))
         elif name == IN_S3:
             with s3.service(Path(state) / "buckets") as service:
                 command = fawad(Path(state) / "data", *s3.settings(f"http://{service.address}"))
