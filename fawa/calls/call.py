@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -15,6 +15,7 @@ from multidict import MultiDict
 
 from fawa.net.exchange import Exchange
 from fawa.rpc.dialect import Method, ServerDialect
+from fawa.rpc.envelope import Payload
 from fawa.rpc.stream import MetadataLike
 
 Received = TypeVar("Received", bound=Message)
@@ -66,7 +67,7 @@ class Call(Generic[Received, Sent]):
         self._dialect = dialect
         self._method = method
         #: Payloads received and not yet asked for; the exchange's bound on buffered body bytes bounds it.
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[Payload] = deque()
         self._ended = False
         #: Payloads received.
         self._received = 0
@@ -130,26 +131,34 @@ class Call(Generic[Received, Sent]):
         if not inbox:
             return None
         self._received += 1
-        return dialect.codec.decode(inbox.popleft(), self._method.request_type)  # type: ignore[return-value]
+        payload = inbox.popleft()
+        whole = payload if isinstance(payload, bytes) else b"".join(payload)
+        return dialect.codec.decode(whole, self._method.request_type)  # type: ignore[return-value]
 
-    async def recv_content(self, field: str) -> tuple[Received, bytes | memoryview] | None:
-        """Return the next message and what its bytes field `field` holds, if possible without copying that.
+    async def recv_contents(self, field: str) -> Iterator[tuple[Received, list[bytes | memoryview]]]:
+        """Wait for messages; return all that have come, none after the client's last one.
 
-        The message itself may then be without the field. For methods whose client streams; else as
-        `recv_message`.
+        With each comes what its bytes field `field` holds, in pieces that are not copied if that is possible;
+        the message itself may then be without the field. For methods whose client streams.
+
+        Raises:
+            GRPCError: as `recv_message`; what is wrong with one message is said when it is that one's turn.
+
         """
         inbox = self._inbox
         while not self._ended and not inbox:
             if data := await self.exchange.receive():
-                inbox.extend(self._dialect.feed(data))
+                inbox.extend(self._dialect.feed_split(data))
             if self.exchange.body_over:
                 self._ended = True
                 inbox.extend(self._dialect.feed_end())
-        if not inbox:
-            return None
-        self._received += 1
+        return self._take_contents(field)
+
+    def _take_contents(self, field: str) -> Iterator[tuple[Received, list[bytes | memoryview]]]:
         codec, request_type = self._dialect.codec, self._method.request_type
-        return codec.decode_around(inbox.popleft(), request_type, field)  # type: ignore[arg-type]
+        while self._inbox:
+            self._received += 1
+            yield codec.decode_around(self._inbox.popleft(), request_type, field)  # type: ignore[arg-type]
 
     def __aiter__(self) -> Call[Received, Sent]:
         return self

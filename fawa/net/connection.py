@@ -34,7 +34,7 @@ App = Callable[[Exchange], Coroutine[Any, Any, None]]
 HIGH_WATER = 256 * 1024
 #: Bytes asked of the socket at once: few, so that the small-object heap has them; more while it is full.
 READ_SIZE = 64 * 1024
-READ_SIZE_BULK = 256 * 1024
+READ_SIZE_BULK = 512 * 1024
 #: Bytes read while the peer takes nothing, above which no more is read: what it sends makes bytes to send.
 READ_UNANSWERED = 256 * 1024
 #: Bytes given at once to a stream that does not tell how much of them it has sent (TLS).
@@ -311,7 +311,7 @@ class Connection(abc.ABC, Generic[AnyExchange]):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._lose()
             return b""
-        self._read_size = READ_SIZE_BULK if len(data) == self._read_size else READ_SIZE
+        self._read_size = READ_SIZE_BULK if len(data) >= READ_SIZE else READ_SIZE
         return data if self.reading else None
 
     # Deadline.

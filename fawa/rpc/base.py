@@ -13,7 +13,7 @@ from multidict import MultiDict
 from fawa import __version__
 from fawa.rpc.codec import Codec
 from fawa.rpc.compression import accepts_gzip, compress, is_gzip
-from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, pack, pack_around, unpack_whole
+from fawa.rpc.envelope import COMPRESSED, EnvelopeReader, Payload, pack, pack_around, unpack_whole
 from fawa.rpc.face import ClientDialect, Head, Headers, Limits, Method, ServerDialect
 from fawa.rpc.metadata import decode_metadata, encode_metadata
 from fawa.rpc.stream import MetadataLike
@@ -178,8 +178,7 @@ class EnvelopedServer(ServerBase):
             payloads = [payload]
         else:
             if reader is None:
-                reader = EnvelopeReader(self._max_message, gzip=self._gzip_in, fault=self.fault)
-                self._reader = reader
+                reader = self._reader = self._make_reader()
             payloads = reader.feed(data)
         if self._one_in and payloads:
             self._received += len(payloads)
@@ -188,6 +187,16 @@ class EnvelopedServer(ServerBase):
                     Status.UNIMPLEMENTED, "the method takes one request message, a second one was sent"
                 )
         return payloads
+
+    def feed_split(self, data: bytes) -> list[Payload]:
+        if self._one_in:
+            return [*self.feed(data)]
+        if self._reader is None:
+            self._reader = self._make_reader()
+        return self._reader.feed_split(data)
+
+    def _make_reader(self) -> EnvelopeReader:
+        return EnvelopeReader(self._max_message, gzip=self._gzip_in, fault=self.fault)
 
     def feed_end(self) -> list[bytes]:
         if self._reader is not None:

@@ -9,9 +9,13 @@ from google.protobuf.message import DecodeError, Message
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from fawa.rpc.envelope import Payload
+
 _JSON_SPACE: Final = " \t\r\n"
 #: Wire type of strings, bytes and messages (protobuf's encoding, "Message Structure").
 _LENGTH_DELIMITED: Final = 2
+#: Bytes of a bytes field before its value: the most that a key and a length have.
+_MOST_START: Final = 10
 
 T = TypeVar("T", bound=Message)
 
@@ -32,18 +36,19 @@ class Codec(abc.ABC):
         """
 
     def decode_around(
-        self, payload: bytes, message_type: type[T], field: str
-    ) -> tuple[T, bytes | memoryview]:
-        """Return the message, and what its bytes field `field` holds.
+        self, payload: Payload, message_type: type[T], field: str
+    ) -> tuple[T, list[bytes | memoryview]]:
+        """Return the message, and the pieces of what its bytes field `field` holds.
 
-        Where the codec can, the latter is a view of `payload`, and the message is without that field.
+        Where the codec can, these are views of what `payload` has, and the message is without that field.
 
         Raises:
             GRPCError: as `decode`.
 
         """
-        message = self.decode(payload, message_type)
-        return message, getattr(message, field)
+        message = self.decode(payload if isinstance(payload, bytes) else b"".join(payload), message_type)
+        content: bytes = getattr(message, field)
+        return message, [content] if content else []
 
     @abc.abstractmethod
     def encode(self, message: Message) -> bytes:
@@ -76,12 +81,18 @@ class ProtoCodec(Codec):
             raise _invalid(message_type, str(error)) from None
 
     def decode_around(
-        self, payload: bytes, message_type: type[T], field: str
-    ) -> tuple[T, bytes | memoryview]:
+        self, payload: Payload, message_type: type[T], field: str
+    ) -> tuple[T, list[bytes | memoryview]]:
         # Where that field is all there is, protobuf would only copy it, twice.
-        start = _start_of_only_field_untrusted(payload, _key(message_type, field))
-        if start:
-            return message_type(), memoryview(payload)[start:]
+        pieces: list[bytes | memoryview] = [payload] if isinstance(payload, bytes) else payload
+        if pieces:
+            first, size = memoryview(pieces[0]), sum(map(len, pieces))
+            # A beginning that is in two pieces is left to protobuf.
+            key = _key(message_type, field)
+            start = _start_of_only_field_untrusted(bytes(first[:_MOST_START]), size, key)
+            if start:
+                rest = pieces[1:]
+                return message_type(), [first[start:], *rest] if start < len(first) else rest
         return super().decode_around(payload, message_type, field)
 
     def encode(self, message: Message) -> bytes:
@@ -124,14 +135,21 @@ def _key(message_type: type[Message], field: str) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED)
 
 
-def _start_of_only_field_untrusted(payload: bytes, key: bytes) -> int:
-    """Return where the value of a bytes field starts, 0 unless `payload` is that field and nothing else."""
-    if not payload.startswith(key):
+def _start_of_only_field_untrusted(beginning: bytes, size: int, key: bytes) -> int:
+    """Return where the value of a bytes field starts, 0 unless a payload is that field and nothing else.
+
+    Args:
+        beginning: of the payload, at least `_MOST_START` bytes or all of it or of its first piece.
+        size: of the payload, in bytes.
+        key: what the field begins with.
+
+    """
+    if not beginning.startswith(key):
         return 0
     # The length is known, and has one shortest encoding.
-    for size in range(1, 6):
-        start = len(key) + size
-        if start < len(payload) and payload[len(key) : start] == _varint(len(payload) - start):
+    for count in range(1, 6):
+        start = len(key) + count
+        if start < size and beginning[len(key) : start] == _varint(size - start):
             return start
     return 0
 

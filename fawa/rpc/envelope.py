@@ -17,8 +17,13 @@ from fawa.rpc.compression import inflate_untrusted
 COMPRESSED: Final = 0x01
 
 _PREFIX: Final = 5
+#: A payload, or the pieces of one: views of what was fed, small ones copied.
+Payload = bytes | list[bytes | memoryview]
+
 #: Bytes from which a piece of a payload is kept as it is.
 _LARGE: Final = 4096
+#: A piece that is kept as a view keeps all that came with it in memory, at most so many times its own size.
+_MOST_KEPT: Final = 16
 _pack_prefix: Final = struct.Struct(">BI").pack
 _unpack_prefix: Final = struct.Struct(">BI").unpack_from
 
@@ -90,6 +95,10 @@ class EnvelopeReader:
         #: Bytes still to come of the payload whose prefix has been read; -1 while in a prefix.
         self._missing = -1
 
+    def feed_split(self, data: bytes) -> list[Payload]:
+        """As `feed`, but payloads that are not compressed are in pieces: what is large is not copied."""
+        return self._feed_untrusted(data, split=True)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the payloads that `data` completes.
 
@@ -103,10 +112,11 @@ class EnvelopeReader:
             flags, length = _unpack_prefix(data)
             if flags == 0 and length == len(data) - _PREFIX and length <= self._limit:
                 return [data[_PREFIX:]]
-        return self._feed_untrusted(data)
+        return self._feed_untrusted(data, split=False)  # type: ignore[return-value]  # none is in pieces
 
-    def _feed_untrusted(self, data: bytes) -> list[bytes]:
-        payloads: list[bytes] = []
+    def _feed_untrusted(self, data: bytes, *, split: bool) -> list[Payload]:
+        payloads: list[Payload] = []
+        least = len(data) // _MOST_KEPT
         self._idle = False
         # Large pieces are kept as views until they are joined.
         view = memoryview(data)
@@ -125,28 +135,25 @@ class EnvelopeReader:
             part = view[position : position + self._missing]
             position += len(part)
             self._missing -= len(part)
-            if self._missing:
-                self._keep(part)
-            else:
+            self._keep(part, least)
+            if not self._missing:
                 self._missing = -1
-                if self._pieces or self._small:
-                    payload = b"".join([*self._pieces, self._small, part])
-                    self._pieces.clear()
-                    self._small.clear()
-                else:
-                    payload = bytes(part)
-                self._close(payload, payloads)
+                payloads += self._close(split=split)
         self._idle = self._missing < 0 and not self._prefix and self.end is None
         return payloads
 
-    def _keep(self, piece: memoryview) -> None:
+    def _keep(self, piece: memoryview, least: int) -> None:
+        """Keep a piece of a payload, as a view if it has at least `least` bytes."""
         if len(piece) < _LARGE:
             self._small += piece
             return
+        self._end_small()
+        self._pieces.append(piece if len(piece) >= least else bytes(piece))
+
+    def _end_small(self) -> None:
         if self._small:
             self._pieces.append(bytes(self._small))
             self._small.clear()
-        self._pieces.append(piece)
 
     def _open(self, prefix: bytes) -> None:
         flags = prefix[0]
@@ -163,13 +170,19 @@ class EnvelopeReader:
         self._flags = flags
         self._missing = length
 
-    def _close(self, payload: bytes, payloads: list[bytes]) -> None:
+    def _close(self, *, split: bool) -> list[Payload]:
+        """Return the payload that is whole now, unless it ends the stream."""
+        self._end_small()
+        pieces, self._pieces = self._pieces, []
+        if split and not self._flags:
+            return [pieces]
+        payload = b"".join(pieces)
         if self._flags & COMPRESSED and payload:
             payload = inflate_untrusted(payload, self._limit, self._fault)
         if self._flags & self._end_flag:
             self.end = payload
-        else:
-            payloads.append(payload)
+            return []
+        return [payload]
 
     def finish(self) -> None:
         """Take the end of the body.

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from grpclib.const import Cardinality, Handler, Status
 
 from fawa.rpc.codec import Codec
+from fawa.rpc.envelope import Payload
 from fawa.rpc.stream import MetadataLike
 
 if TYPE_CHECKING:
@@ -175,6 +176,10 @@ class ServerDialect(abc.ABC):
             GRPCError: the body breaks the protocol or a limit; the call ends with it.
 
         """
+
+    def feed_split(self, data: bytes) -> list[Payload]:
+        """As `feed`; where the dialect can, payloads are in pieces, and what is large is not copied."""
+        return [*self.feed(data)]
 
     @abc.abstractmethod
     def feed_end(self) -> list[bytes]:

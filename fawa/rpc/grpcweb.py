@@ -14,7 +14,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.rpc.base import UNANSWERED, ContentType
-from fawa.rpc.envelope import pack
+from fawa.rpc.envelope import Payload, pack
 from fawa.rpc.face import End, Headers, Limits, Method
 from fawa.rpc.grpc import GrpcClient, GrpcServer, encode_trailers
 from fawa.rpc.stream import MetadataLike
@@ -66,6 +66,9 @@ class GrpcWebTextServer(GrpcWebServer):
 
     def feed(self, data: bytes) -> list[bytes]:
         return super().feed(self._base64.feed(data))
+
+    def feed_split(self, data: bytes) -> list[Payload]:
+        return super().feed_split(self._base64.feed(data))
 
     def feed_end(self) -> list[bytes]:
         self._base64.finish()

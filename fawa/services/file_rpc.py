@@ -331,24 +331,25 @@ async def _contents(
     stream: Stream[SendFileRequest, Any], progress_timeout: float, flow: Flow
 ) -> AsyncGenerator[bytes | memoryview, None]:
     """Iterate over what the chunks hold, to the end of the call."""
+    deadline = trio.current_time() + progress_timeout
     while True:
-        # Empty chunks are no progress: they do not move the deadline.
-        with trio.move_on_after(progress_timeout) as waiting:
-            data: bytes | memoryview = b""
-            while not data:
-                came = await _receive_content_of(stream, "chunk_data")
-                if came is None:
-                    break
-                message, data = came
-                if not data and (kind := message.WhichOneof("payload")) != "chunk_data":
-                    what = "a second info" if kind == "info" else "a message without payload"
-                    raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {what}")
+        with trio.move_on_at(deadline) as waiting:
+            contents = await _receive_contents_of(stream, "chunk_data")
         if waiting.cancelled_caught:
             raise _stalled(progress_timeout)
-        if not data:
+        ended = True
+        for message, pieces in contents:
+            ended = False
+            if not pieces and (kind := message.WhichOneof("payload")) != "chunk_data":
+                what = "a second info" if kind == "info" else "a message without payload"
+                raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {what}")
+            for data in pieces:
+                flow.bytes += len(data)
+                yield data
+                # Empty chunks are no progress: they do not move the deadline.
+                deadline = trio.current_time() + progress_timeout
+        if ended:
             return
-        flow.bytes += len(data)
-        yield data
 
 
 def _stalled(timeout: float) -> GRPCError:
@@ -405,9 +406,9 @@ def _leave_uncompressed(stream: object) -> None:
     cast("Any", stream).compress = False
 
 
-async def _receive_content_of(stream: object, field: str) -> tuple[Any, bytes | memoryview] | None:
-    """Receive a message whose bytes field `field` is large and so better not copied."""
-    received: tuple[Any, bytes | memoryview] | None = await cast("Any", stream).recv_content(field)
+async def _receive_contents_of(stream: object, field: str) -> Iterator[tuple[Any, list[bytes | memoryview]]]:
+    """Receive messages whose bytes field `field` is large and so better not copied; none at their end."""
+    received: Iterator[tuple[Any, list[bytes | memoryview]]] = await cast("Any", stream).recv_contents(field)
     return received
 
 

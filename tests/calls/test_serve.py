@@ -111,10 +111,10 @@ async def test_a_stream_is_answered_message_by_message() -> None:
 @pytest.mark.parametrize("content_type", ["application/grpc", "application/connect+json"])
 async def test_content_is_sent_and_received_beside_its_messages(content_type: str) -> None:
     async def echo(stream: Any) -> None:
-        while (received := await stream.recv_content("chunk_data")) is not None:
-            message, content = received
-            answer = ReceiveFileResponse(filename=message.WhichOneof("payload") or "a chunk")
-            await stream.send_content(answer, "chunk_data", bytes(content))
+        while received := list(await stream.recv_contents("chunk_data")):
+            for message, pieces in received:
+                answer = ReceiveFileResponse(filename=message.WhichOneof("payload") or "a chunk")
+                await stream.send_content(answer, "chunk_data", b"".join(pieces))
 
     codec = JSON_CODEC if content_type.endswith("json") else PROTO
     requests = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +15,7 @@ from fawa.proto.canva.v1.canva_pb2 import ClientDrawRequest, DrawEvent
 from fawa.proto.file.v1.file_pb2 import FileInfo, ReceiveFileResponse, SendFileRequest
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest
 from fawa.rpc.codec import JSON, PROTO, Codec
+from fawa.rpc.envelope import Payload
 from tests.rpc.conversation import refused
 
 CODECS = pytest.mark.parametrize("codec", [PROTO, JSON], ids=["proto", "json"])
@@ -124,7 +126,7 @@ def test_a_message_around_its_content_is_the_message(codec: Codec, name: str, co
     assert head + tail == codec.encode(whole)
     assert codec.decode(head + tail, ReceiveFileResponse) == whole
     message, got = codec.decode_around(head + tail, ReceiveFileResponse, "chunk_data")
-    assert got == content
+    assert b"".join(got) == content
     assert message.filename == name
 
 
@@ -133,24 +135,40 @@ def test_content_is_not_copied_into_its_message_nor_out_of_it() -> None:
     assert PROTO.encode_around(ReceiveFileResponse(), "chunk_data", content)[1] is content
     payload = PROTO.encode(SendFileRequest(chunk_data=content))
     message, got = PROTO.decode_around(payload, SendFileRequest, "chunk_data")
-    assert isinstance(got, memoryview)
-    assert got.obj is payload
+    [piece] = got
+    assert isinstance(piece, memoryview)
+    assert piece.obj is payload
+    assert message == SendFileRequest()
+    halves: list[bytes | memoryview] = [payload[:50_000], payload[50_000:]]
+    message, got = PROTO.decode_around(halves, SendFileRequest, "chunk_data")
+    assert [piece.obj if isinstance(piece, memoryview) else piece for piece in got] == halves
     assert message == SendFileRequest()
 
 
-@given(payload=st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\x12" + rest))
-def test_taking_content_out_agrees_with_protobuf(payload: bytes) -> None:
-    try:
-        expected = PROTO.decode(payload, SendFileRequest)
-    except GRPCError as error:
-        with refused(error.status):
-            PROTO.decode_around(payload, SendFileRequest, "chunk_data")
-        return
-    message, content = PROTO.decode_around(payload, SendFileRequest, "chunk_data")
-    assert content == expected.chunk_data
-    if isinstance(content, memoryview):
-        assert expected == SendFileRequest(chunk_data=bytes(content))
-    else:
+CHUNKS = st.binary(min_size=1, max_size=300).map(
+    lambda content: PROTO.encode(SendFileRequest(chunk_data=content))
+)
+
+
+@given(
+    payload=CHUNKS | st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\x12" + rest),
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+)
+def test_taking_content_out_agrees_with_protobuf(payload: bytes, cuts: list[int]) -> None:
+    ends = sorted({min(cut, len(payload)) for cut in cuts} | {len(payload)})
+    parts = [payload[start:end] for start, end in pairwise([0, *ends])]
+    ways: list[Payload] = [payload, [part for part in parts if part]]
+    for given_ in ways:
+        try:
+            expected = PROTO.decode(payload, SendFileRequest)
+        except GRPCError as error:
+            with refused(error.status):
+                PROTO.decode_around(given_, SendFileRequest, "chunk_data")
+            continue
+        message, pieces = PROTO.decode_around(given_, SendFileRequest, "chunk_data")
+        assert all(pieces)
+        assert b"".join(pieces) == expected.chunk_data
+        message.MergeFrom(SendFileRequest(chunk_data=b"".join(pieces)) if pieces else SendFileRequest())
         assert message == expected
 
 
@@ -167,4 +185,4 @@ def test_taking_content_out_agrees_with_protobuf(payload: bytes) -> None:
     ],
 )
 def test_content_among_other_things(payload: bytes, content: bytes) -> None:
-    assert PROTO.decode_around(payload, SendFileRequest, "chunk_data")[1] == content
+    assert b"".join(PROTO.decode_around(payload, SendFileRequest, "chunk_data")[1]) == content

@@ -67,6 +67,26 @@ def test_any_messages_in_any_pieces(messages: list[bytes], squeeze: bool, cuts: 
         pack(gzip.compress(message), COMPRESSED) if squeeze else pack(message) for message in messages
     )
     assert read(reader(gzip=True), stream, cuts) == messages
+    into = reader(gzip=True)
+    found = [payload for piece in pieces(stream, cuts) for payload in into.feed_split(piece)]
+    into.finish()
+    assert [b"".join(payload) if isinstance(payload, list) else payload for payload in found] == messages
+    assert all(isinstance(payload, list) for payload in found if not squeeze)
+
+
+def test_what_is_large_is_not_copied_where_it_may_come_in_pieces() -> None:
+    data = pack(bytes(100_000))
+    into = reader(100_000)
+    assert into.feed_split(data[:60_000]) == []
+    [payload] = into.feed_split(data[60_000:])
+    assert isinstance(payload, list)
+    assert [type(piece) for piece in payload] == [memoryview, memoryview]
+
+
+def test_a_piece_keeps_not_much_more_in_memory_than_itself() -> None:
+    into = reader(1_000_000)
+    found = into.feed_split(pack(bytes(5000)) + pack(bytes(200_000)) + pack(bytes(10)))
+    assert [[type(piece) for piece in payload] for payload in found] == [[bytes], [memoryview], [bytes]]
 
 
 @CUTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
 import attrs
@@ -185,10 +185,13 @@ class MemoryStream(Generic[Received, Sent]):
                 self.given_up_at = trio.current_time()
         return message
 
-    async def recv_content(self, field: str) -> tuple[Received, bytes] | None:
+    async def recv_contents(self, field: str) -> Iterator[tuple[Received, list[bytes]]]:
         """As of our own call object."""
         message = await self.recv_message()
-        return None if message is None else (message, getattr(message, field))
+        if message is None:
+            return iter(())
+        content: bytes = getattr(message, field)
+        return iter([(message, [content] if content else [])])
 
     def __aiter__(self) -> AsyncIterator[Received]:
         return self
