@@ -16,6 +16,8 @@ _JSON_SPACE: Final = " \t\r\n"
 _LENGTH_DELIMITED: Final = 2
 #: Bytes of a bytes field before its value: the most that a key and a length have.
 _MOST_START: Final = 10
+#: What `_key` has found: one entry for each method that moves content.
+_KEYS: Final[dict[tuple[type[Message], str], bytes]] = {}
 
 T = TypeVar("T", bound=Message)
 
@@ -131,8 +133,11 @@ class JsonCodec(Codec):
 
 def _key(message_type: type[Message], field: str) -> bytes:
     """Return what a bytes field begins with (protobuf's encoding, "Message Structure")."""
-    number: int = message_type.DESCRIPTOR.fields_by_name[field].number
-    return _varint(number << 3 | _LENGTH_DELIMITED)
+    key = _KEYS.get((message_type, field))
+    if key is None:
+        number: int = message_type.DESCRIPTOR.fields_by_name[field].number
+        key = _KEYS[message_type, field] = _varint(number << 3 | _LENGTH_DELIMITED)
+    return key
 
 
 def _start_of_only_field_untrusted(beginning: bytes, size: int, key: bytes) -> int:
@@ -146,10 +151,12 @@ def _start_of_only_field_untrusted(beginning: bytes, size: int, key: bytes) -> i
     """
     if not beginning.startswith(key):
         return 0
-    # The length is known, and has one shortest encoding.
-    for count in range(1, 6):
+    # The length is known, and has one shortest encoding; that of what is left has as many bytes, or one more.
+    most = -(-(size - len(key)).bit_length() // 7)
+    for count in (most, most - 1):
         start = len(key) + count
-        if start < size and beginning[len(key) : start] == _varint(size - start):
+        length = _varint(max(0, size - start))
+        if start < size and len(length) == count and beginning.startswith(length, len(key)):
             return start
     return 0
 

@@ -116,14 +116,22 @@ class EnvelopeReader:
 
     def _feed_untrusted(self, data: bytes, *, split: bool) -> list[Payload]:
         payloads: list[Payload] = []
-        least = len(data) // _MOST_KEPT
+        least = max(_LARGE, len(data) // _MOST_KEPT)
         self._idle = False
         # Large pieces are kept as views until they are joined.
-        view = memoryview(data)
+        view, size = memoryview(data), len(data)
         position = 0
-        while position < len(data):
+        while position < size:
             if self.end is not None:
                 raise GRPCError(self._fault, "there is data after the end of the stream")
+            if split and self._missing < 0 and not self._prefix and position + _PREFIX < size:
+                # The common case: a plain payload, whole and large.
+                flags, length = _unpack_prefix(data, position)
+                end = position + _PREFIX + length
+                if flags == 0 and least <= length <= self._limit and end <= size:
+                    payloads.append([view[position + _PREFIX : end]])
+                    position = end
+                    continue
             if self._missing < 0:
                 piece = data[position : position + _PREFIX - len(self._prefix)]
                 position += len(piece)

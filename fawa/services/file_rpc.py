@@ -313,14 +313,15 @@ async def _receive_content(
     """Write the chunks of an upload; they must come to exactly `size` bytes."""
     received = 0
     async with aclosing(_contents(stream, progress_timeout, flow)) as chunks:
-        async for data in chunks:
-            received += len(data)
+        async for pieces in chunks:
+            received += sum(map(len, pieces))
             if received > size:
                 raise GRPCError(
                     Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
                 )
             await room.grow(received)
-            await upload.write(data)
+            for data in pieces:
+                await upload.write(data)
     if received < size:
         raise GRPCError(
             Status.INVALID_ARGUMENT, f"info.size says {size} bytes, but the stream ended after {received}"
@@ -329,25 +330,33 @@ async def _receive_content(
 
 async def _contents(
     stream: Stream[SendFileRequest, Any], progress_timeout: float, flow: Flow
-) -> AsyncGenerator[bytes | memoryview, None]:
-    """Iterate over what the chunks hold, to the end of the call."""
+) -> AsyncGenerator[list[bytes | memoryview], None]:
+    """Iterate over what the chunks hold, to the end of the call; all that has come at once, in pieces."""
     deadline = trio.current_time() + progress_timeout
     while True:
         with trio.move_on_at(deadline) as waiting:
             contents = await _receive_contents_of(stream, "chunk_data")
         if waiting.cancelled_caught:
             raise _stalled(progress_timeout)
+        come: list[bytes | memoryview] = []
+        wrong: GRPCError | None = None
         ended = True
-        for message, pieces in contents:
-            ended = False
-            if not pieces and (kind := message.WhichOneof("payload")) != "chunk_data":
-                what = "a second info" if kind == "info" else "a message without payload"
-                raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {what}")
-            for data in pieces:
-                flow.bytes += len(data)
-                yield data
-                # Empty chunks are no progress: they do not move the deadline.
-                deadline = trio.current_time() + progress_timeout
+        try:
+            for message, pieces in contents:
+                ended = False
+                if not pieces and (kind := message.WhichOneof("payload")) != "chunk_data":
+                    what = "a second info" if kind == "info" else "a message without payload"
+                    raise GRPCError(Status.INVALID_ARGUMENT, f"after info only chunks may come, not {what}")
+                come += pieces
+        except GRPCError as error:
+            wrong = error  # what came before it counts
+        if come:
+            flow.bytes += sum(map(len, come))
+            yield come
+            # Empty chunks are no progress: they do not move the deadline.
+            deadline = trio.current_time() + progress_timeout
+        if wrong is not None:
+            raise wrong
         if ended:
             return
 

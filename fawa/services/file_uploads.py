@@ -28,7 +28,7 @@ from fawa.storage.base import Fenced, FileRecord, NotFound, WrongOffset
 
 _SHA256_SIZE: Final = 32
 
-Chunks = AsyncIterator[bytes | memoryview]
+Chunks = AsyncIterator[list[bytes | memoryview]]
 
 
 @attrs.frozen(eq=False)
@@ -92,8 +92,9 @@ class UploadRpc:
             async with self.uploads.resume(info.upload_id, info.offset, address) as writer:
                 _check_same(info, writer)
                 flow.resumed += writer.offset > 0
-                async for data in chunks:
-                    await writer.write(data)
+                async for pieces in chunks:
+                    for data in pieces:
+                        await writer.write(data)
                 if writer.is_whole or (info.complete and writer.record.size is None):
                     return self.answer(await writer.finish(sha256))
                 if info.complete:
