@@ -288,7 +288,7 @@ class H2Engine:
             if len(piece) > room:
                 pieces.appendleft(piece[room:])
                 piece = piece[:room]
-            self._out.extend(data_frames(stream_id, piece))
+            self._out += data_frames(stream_id, piece)
             room -= len(piece)
         size -= room
         if not size and pieces:

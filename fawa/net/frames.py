@@ -14,7 +14,6 @@ with the WINDOW_UPDATE frames that come, before the parser sees what remains of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -61,14 +60,15 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return _pack_update(0, 4, _WINDOW_UPDATE, 0, stream_id, increment)
 
 
-def data_frames(stream_id: int, data: memoryview) -> Iterator[bytes | memoryview]:
-    """Iterate over DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, …."""
-    full = _pack_header(0, MAX_FRAME, _DATA, 0, stream_id)
-    for start in range(0, len(data), MAX_FRAME):
-        payload = data[start : start + MAX_FRAME]
-        size = len(payload)
-        yield full if size == MAX_FRAME else _pack_header(0, size, _DATA, 0, stream_id)
-        yield payload
+def data_frames(stream_id: int, data: memoryview) -> list[bytes | memoryview]:
+    """Return DATA frames (RFC 9113 section 6.1) that carry `data`: header, view, header, …."""
+    header: bytes | memoryview = _pack_header(0, MAX_FRAME, _DATA, 0, stream_id)
+    payloads = [data[start : start + MAX_FRAME] for start in range(0, len(data), MAX_FRAME)]
+    frames = [header] * (2 * len(payloads))
+    frames[1::2] = payloads
+    if rest := len(data) % MAX_FRAME:
+        frames[-2] = _pack_header(0, rest, _DATA, 0, stream_id)
+    return frames
 
 
 class Sieve:

@@ -44,10 +44,10 @@ from fawa.storage.base import (
 )
 from fawa.storage.publishing import make_folder, make_folders, publish_file
 from fawa.storage.resumable import FilesystemResumableUpload, Hashed, ResumablePart, begin, discard
-from fawa.storage.threads import BATCH, BATCH_PIECES, Threads, write_pieces
+from fawa.storage.threads import SOON, Threads, is_batch, write_pieces
 
-#: Pieces of content that a thread reads in one hop.
-READ_AHEAD: Final = 4
+#: Pieces of content that a thread reads in one hop at most, for a reader who takes all of them soon.
+READ_AHEAD: Final = 8
 
 #: Threads that work on the folder at once. A disk is no faster for more, and one that hangs must not use
 #: up the threads that other parts of the daemon need.
@@ -134,10 +134,10 @@ def _open_content(path: Path) -> tuple[BinaryIO, int]:
         raise
 
 
-def _read_pieces(fd: int, offset: int, end: int) -> list[bytes]:
-    """Read up to `READ_AHEAD` pieces; fewer at `end` and at the end of the file."""
+def _read_pieces(fd: int, offset: int, end: int, most: int) -> list[bytes]:
+    """Read up to `most` pieces; fewer at `end` and at the end of the file."""
     pieces: list[bytes] = []
-    while len(pieces) < READ_AHEAD and (piece := os.pread(fd, min(PIECE, end - offset), offset)):
+    while len(pieces) < most and (piece := os.pread(fd, min(PIECE, end - offset), offset)):
         pieces.append(piece)
         offset += len(piece)
     return pieces
@@ -194,15 +194,19 @@ class FilesystemUpload:
     #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
     _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
     _gathered: int = attrs.field(default=0, init=False)
+    #: When the first of it came, on trio's clock.
+    _since: float = attrs.field(default=0.0, init=False)
     _usable: bool = attrs.field(default=True, init=False)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
         if data:
+            if not self._pieces:
+                self._since = trio.current_time()
             self._pieces.append(data)
             self._gathered += len(data)
-            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
+            if is_batch(self._gathered, len(self._pieces), self._since):
                 await self._flush()
 
     async def digest(self) -> bytes:
@@ -248,14 +252,18 @@ class FilesystemContent:
     async def read(self, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
         end = offset + count
+        ahead = 2
         while offset < end:
-            pieces = await self._threads.run("read", _read_pieces, self._fd, offset, end)
+            began = trio.current_time()
+            pieces = await self._threads.run("read", _read_pieces, self._fd, offset, end, ahead)
             if not pieces:
                 raise Damaged(f"content {self._key} ends at byte {offset}, and {end} were asked for")
             pieces.reverse()
             while pieces:
                 offset += len(pieces[-1])
                 yield pieces.pop()
+            # Who is slow has no use for fewer hops, and holds less memory.
+            ahead = min(2 * ahead, READ_AHEAD) if trio.current_time() - began < SOON else 1
 
 
 class FilesystemStore:

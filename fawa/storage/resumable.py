@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import attrs
+import trio
 
 from fawa.storage.base import AlreadyExists, Damaged, Fenced, StorageError, WrongOffset
 from fawa.storage.publishing import make_folder, publish_file, sync_folder
-from fawa.storage.threads import BATCH, BATCH_PIECES, Threads, write_pieces
+from fawa.storage.threads import Threads, is_batch, write_pieces
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -239,6 +240,8 @@ class FilesystemResumableUpload:
     #: has not been written, whatever happened.
     _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
     _gathered: int = attrs.field(default=0, init=False)
+    #: When the first of it came, on trio's clock.
+    _since: float = attrs.field(default=0.0, init=False)
     _usable: bool = attrs.field(default=True, init=False)
 
     @property
@@ -250,9 +253,11 @@ class FilesystemResumableUpload:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
         if data:
+            if not self._pieces:
+                self._since = trio.current_time()
             self._pieces.append(data)
             self._gathered += len(data)
-            if self._gathered >= BATCH or len(self._pieces) >= BATCH_PIECES:
+            if is_batch(self._gathered, len(self._pieces), self._since):
                 await self._flush()
 
     async def digest(self) -> bytes:

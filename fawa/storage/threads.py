@@ -13,13 +13,24 @@ import trio
 
 from fawa.storage.base import OutOfSpace, StorageError
 
-#: Bytes and pieces gathered before a thread writes them: one hop to a thread costs about 0.1 ms, and
-#: writev(2) takes at most 1,024 pieces.
-BATCH: Final = 2 * 1024 * 1024
+#: Bytes gathered at most before a thread writes them: one hop to a thread costs about 0.1 ms.
+BATCH: Final = 4 * 1024 * 1024
+#: As many are enough when they took longer than `SOON` to come: who is slow holds less memory.
+BATCH_LEAST: Final = 1024 * 1024
+#: Pieces gathered at most: writev(2) takes no more.
 BATCH_PIECES: Final = 1024
+#: Seconds in which a batch should pass for the cost of a hop to matter.
+SOON: Final = 0.02
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
+
+
+def is_batch(size: int, pieces: int, since: float) -> bool:
+    """Tell whether enough is gathered, from `since` on (trio's clock), for a hop to a thread."""
+    if size < BATCH_LEAST:
+        return pieces >= BATCH_PIECES
+    return size >= BATCH or pieces >= BATCH_PIECES or trio.current_time() - since >= SOON
 
 
 def write_pieces(fd: int, pieces: list[bytes | memoryview]) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import shutil
 import stat
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from fawa.storage.base import AlreadyExists, NotFound, OnDisk, OutOfSpace, StorageError
+from fawa.storage import filesystem
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OnDisk, OutOfSpace, StorageError
 from fawa.storage.filesystem import THREADS, FilesystemStore, content_store
-from fawa.storage.threads import BATCH
+from fawa.storage.threads import BATCH, BATCH_LEAST, SOON
 from tests.storage.contract import (
     KEY,
     LONG,
@@ -101,14 +103,52 @@ class TestOnTheDisk:
         assert 0 < free < shutil.disk_usage(folder).total
         assert free % os.statvfs(folder).f_frsize == 0
 
-    async def test_small_pieces_are_written_together(self, store: FilesystemStore, folder: Path) -> None:
+    async def test_small_pieces_are_written_together(
+        self, store: FilesystemStore, folder: Path, autojump_clock: MockClock
+    ) -> None:
         with Disk(folder).installed() as disk:
             async with store.create(KEY) as upload:
-                await write_in_pieces(upload, bytes(4 * BATCH), 4096)
+                await write_in_pieces(upload, bytes(4 * BATCH), 8192)
                 assert disk.calls.count("writev") == 4
                 for _ in range(1024):
                     await upload.write(b"x")
                 assert disk.calls.count("writev") == 5
+
+    async def test_who_is_slow_holds_less_in_memory(
+        self, store: FilesystemStore, folder: Path, autojump_clock: MockClock
+    ) -> None:
+        with Disk(folder).installed() as disk:
+            async with store.create(KEY) as upload:
+                for _ in range(2 * BATCH // BATCH_LEAST):
+                    await trio.sleep(2 * SOON)
+                    await write_in_pieces(upload, bytes(BATCH_LEAST), 8192)
+                assert disk.calls.count("writev") == 2 * BATCH // BATCH_LEAST - 1
+
+    @pytest.mark.parametrize(("pause", "reads"), [(0.0, [2, 4, 8, 8]), (2 * SOON, [2, 1, 1, 1])])
+    async def test_who_reads_fast_is_read_ahead_for(
+        self,
+        store: FilesystemStore,
+        autojump_clock: MockClock,
+        monkeypatch: pytest.MonkeyPatch,
+        pause: float,
+        reads: list[int],
+    ) -> None:
+        ahead: list[int] = []
+
+        def read_pieces(fd: int, offset: int, end: int, most: int) -> list[bytes]:
+            ahead.append(most)
+            return read_them(fd, offset, end, most)
+
+        read_them = filesystem._read_pieces
+        monkeypatch.setattr(filesystem, "_read_pieces", read_pieces)
+        size = sum(reads) * PIECE
+        await store_content(store, KEY, bytes(size))
+        async with store.open(KEY) as content:
+            assert isinstance(content, filesystem.FilesystemContent)
+            async with aclosing(content.read(0, size)) as pieces:
+                async for _ in pieces:
+                    await trio.sleep(pause)
+        assert ahead == reads
 
     async def test_files_that_are_not_ours_are_left_alone(self, store: FilesystemStore, folder: Path) -> None:
         await store_content(store, KEY, b"abc")
@@ -174,12 +214,13 @@ class TestFaults:
         assert files_in(folder) == {f"content/{KEY[:2]}/{KEY}": b"abc"}
 
     async def test_a_real_limit_on_the_size_of_files(self, store: FilesystemStore, folder: Path) -> None:
+        content = random.Random(2).randbytes(3 * BATCH // 2)
         with file_size_limit(3 * BATCH // 2), pytest.raises(OutOfSpace, match="ulimit"):
             await store_content(store, KEY, bytes(3 * BATCH))
         assert files_in(folder) == {}
         with file_size_limit(3 * BATCH // 2):
-            await store_content(store, KEY, LONG[: 3 * BATCH // 2])
-        assert await fetch_content(store, KEY) == LONG[: 3 * BATCH // 2]
+            await store_content(store, KEY, content)
+        assert await fetch_content(store, KEY) == content
 
     async def test_content_that_could_not_be_made_durable_is_not_visible(
         self, store: FilesystemStore, folder: Path
@@ -360,7 +401,7 @@ class TestHangingDisk:
                 for n in range(THREADS):
                     await store._threads.limiter.acquire_on_behalf_of(n)
                 scope.cancel()
-                await upload.write(LONG)
+                await upload.write(bytes(BATCH))
         assert scope.cancelled_caught
         assert open_files() == before
         for n in range(THREADS):

@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from fawa.services.uploads import Uploads, Writer
 from fawa.storage import resumable, uploads
 from fawa.storage.resumable import FilesystemResumableUpload, ResumablePart
-from tests.storage.uploads_machine import UploadsMachine, reached
+from tests.storage.uploads_machine import BATCH, UploadsMachine, reached
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -43,8 +43,20 @@ def one_life(step: int, deadly: str) -> None:
         machine.teardown()
 
 
+def one_write() -> None:
+    """As `one_life`, with a death in a write that does not wait for more."""
+    machine = UploadsMachine()
+    try:
+        machine.begin(sizes=[BATCH])
+        machine.write(chance=0, count=BATCH, dies_at=0)
+        machine.check()
+    finally:
+        machine.teardown()
+
+
 def run(max_examples: int) -> None:
     """Let the machine run, the same way each time; not shrunk, as that takes minutes."""
+    one_write()
     for step in range(16):
         one_life(step, "sync")
         one_life(step, "roll back")

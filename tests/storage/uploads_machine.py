@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, UploadLimits, Uploads, Writer
-from fawa.storage import resumable
+from fawa.storage import threads
 from fawa.storage.base import Fenced, FileRecord, NotFound, StorageError, UploadRecord, WrongOffset
 from fawa.storage.filesystem import FilesystemStore, content_store
 from fawa.storage.lifecycle import expire, find, open_file, repair
@@ -164,7 +164,8 @@ class UploadsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(resumable, "BATCH", BATCH)
+        self.patch.setattr(threads, "BATCH", BATCH)
+        self.patch.setattr(threads, "BATCH_LEAST", BATCH)
         # Processes die here, the machine does not: a disk in memory does, where there is one.
         memory = Path("/dev/shm")
         self.folder = Path(tempfile.mkdtemp(prefix="fawa-", dir=memory if memory.is_dir() else None))
