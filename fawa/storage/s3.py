@@ -2,6 +2,7 @@
 
     <prefix><key>      committed content; its metadata `fawa-upload` names the upload that made it
     <prefix>.owner     the identity of the records that the content goes with
+    <prefix>.resumable/<key>/…    what there is of an upload that may go on: see `s3_shelf`, `s3_resumable`
 
 A small file is put at once, a larger one as a multipart upload: parts leave while further ones come in, and
 the object appears, whole, when the upload is completed. Nothing is visible before.
@@ -31,7 +32,7 @@ seconds by the service's own clock: other processes' uploads live as long as the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -43,6 +44,8 @@ from fawa.ops.logging import get_logger
 from fawa.storage.base import AlreadyExists, NotFound, StorageError, check_key, is_key
 from fawa.storage.s3_client import Answer, S3Client, S3Settings, connect
 from fawa.storage.s3_objects import CONTINUED, PAGE, S3Content, pages
+from fawa.storage.s3_resumable import Hashes, S3ResumableUpload, begin, resume
+from fawa.storage.s3_shelf import Shelf, unfinished
 from fawa.storage.s3_upload import S3Upload, Uploads
 
 __all__ = ["S3Settings", "S3Store", "content_store"]
@@ -63,6 +66,7 @@ class S3Store:
         self._client = client
         self._settings = client.settings
         self._uploads = Uploads(client, nursery)
+        self._hashes = Hashes()
 
     @property
     def parts_on_their_way(self) -> int:
@@ -194,6 +198,29 @@ class S3Store:
         for key, upload_id in dead:
             await self._uploads.abort(key, upload_id)
         return len(dead)
+
+    async def begin(self, key: str) -> None:
+        """Begin an upload that may be resumed; see `base.ResumableStore.begin`."""
+        await begin(self._shelf(key))
+
+    def resume(
+        self, key: str, epoch: int, offset: int | None = None
+    ) -> AbstractAsyncContextManager[S3ResumableUpload]:
+        """Become the writer of an upload; see `base.ResumableStore.resume`."""
+        return resume(self._uploads, self._shelf(key), epoch, offset, self._hashes)
+
+    async def discard(self, key: str) -> None:
+        """Remove an unfinished upload; see `base.ResumableStore.discard`."""
+        await self._shelf(key).clear()
+
+    async def unfinished(self) -> AsyncIterator[str]:
+        """Iterate over the keys of unfinished uploads."""
+        async for key in unfinished(self._client):
+            if is_key(key):
+                yield key
+
+    def _shelf(self, key: str) -> Shelf:
+        return Shelf(self._client, check_key(key))
 
     async def sweep_now_and_then(self) -> None:
         """Sweep once an hour, until cancelled."""
