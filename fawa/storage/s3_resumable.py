@@ -27,8 +27,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 #: Pieces after which a writer notes what is stored, without being asked to.
 SAVE_EVERY: Final = 4
+
+#: Tries to read what is stored while others write.
+READS: Final = 20
 
 #: Unfinished uploads whose running hash is kept in memory, under 1 KiB each; the oldest go first.
 HASHES: Final = 1024
@@ -69,19 +72,38 @@ class Hashes:
         return self._by_mark.pop(mark, None)
 
 
+@attrs.frozen
+class _Saved:
+    """The last state that counts, without the bytes in it."""
+
+    version: Version
+    mark: str
+    #: How many.
+    pieces: int
+    #: Bytes of the upload.
+    size: int
+
+    @classmethod
+    def of(cls, version: Version, stored: Stored) -> _Saved:
+        return cls(version, stored.mark, len(stored.pieces), stored.size)
+
+
 class S3ResumableUpload(Gathering):
     """A writer of an upload that outlives it; see `base.ResumableUpload`. Whoever makes it awaits `close`."""
+
+    _advice = "resume it anew"
 
     def __init__(self, uploads: Uploads, shelf: Shelf, epoch: int, stored: Stored, hashes: Hashes) -> None:
         super().__init__(uploads)
         self._shelf = shelf
         self._hashes = hashes
-        #: What was there when it came, and the state that says so.
-        self._base = stored
+        self._token = stored.token
+        #: The state that says what was there when it came; it is kept, to go back to.
         self._base_version = Version(epoch, 1)
+        self._base_pieces = stored.pieces
         #: The last state that was put, perhaps in vain, and the last one that counts.
-        self._put_version = self._saved_version = self._base_version
-        self._saved = stored
+        self._put_version = self._base_version
+        self._saved = _Saved.of(self._base_version, stored)
         #: Whether `_sha256` is of all that came before `_hashed`, and what it was at the beginning.
         sha256 = hashes.take(stored.mark)
         self._knows_hash = sha256 is not None
@@ -89,14 +111,13 @@ class S3ResumableUpload(Gathering):
         self._base_hashed = 0 if sha256 is None else len(stored.tail)
         self._made = 0
         self._ended = False
-        self._reset()
+        self._begin_at(stored)
 
-    def _reset(self) -> None:
-        """Be where the writer began."""
-        self._pieces = dict(enumerate(self._base.pieces, 1))
+    def _begin_at(self, base: Stored) -> None:
+        self._pieces = dict(enumerate(base.pieces, 1))
         self._parts = len(self._pieces)
-        self._sent = self._base.size - len(self._base.tail)
-        self._gathered = bytearray(self._base.tail)
+        self._sent = base.size - len(base.tail)
+        self._gathered = bytearray(base.tail)
         self._sha256, self._hashed = self._base_hash.copy(), self._base_hashed
 
     @property
@@ -104,11 +125,11 @@ class S3ResumableUpload(Gathering):
         """Bytes of the upload, what is on its way included."""
         return self._sent + len(self._gathered)
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes; waits for the service only while enough pieces are on their way."""
         await super().write(data)
         pieces = self._arrived()
-        if len(pieces) >= len(self._saved.pieces) + SAVE_EVERY:
+        if len(pieces) >= self._saved.pieces + SAVE_EVERY:
             self._usable = False
             await self._save(pieces, b"")
             self._usable = True
@@ -128,11 +149,12 @@ class S3ResumableUpload(Gathering):
         self._usable = False
         await self._stop()
         self._failure = None
-        self._reset()
-        if self._put_version == self._base_version:
-            await self._look()
-        else:
-            await self._put(self._base)
+        seen = await self._look()
+        with self._reading_pieces():
+            base = await self._shelf.load(self._base_version, seen)
+        self._begin_at(base)
+        if self._put_version != self._base_version:
+            await self._put(base)
         self._usable = True
 
     async def commit(self) -> None:
@@ -140,15 +162,19 @@ class S3ResumableUpload(Gathering):
         self._check_usable()
         self._usable = False
         await self._save_all()
-        name = content_name(self._base.token, self.offset)
+        name = content_name(self._token, self.offset)
+        refused: AlreadyExists | None = None
         try:
-            await self._publish(name)
-        except AlreadyExists:
+            with self._reading_pieces():
+                await self._publish(name)
+        except AlreadyExists as error:
+            refused = error
+        if refused is not None:
             found = await self._uploads.find(self._shelf.key)
-            if found is None or not is_made_by(found, self._base.token):
-                raise
+            if found is None or not is_made_by(found, self._token):
+                raise refused
             if found != name:
-                raise self._fenced() from None
+                raise self._fenced()
         self._ended = True
         # What stays is found by whoever resumes the upload, and goes with its record.
         with suppress(StorageError):
@@ -166,7 +192,7 @@ class S3ResumableUpload(Gathering):
             await self._stop()
             pieces = self._arrived()
             whole = len(pieces) == self._parts
-            if len(pieces) > len(self._saved.pieces) or (whole and self.offset != self._saved.size):
+            if len(pieces) > self._saved.pieces or (whole and self.offset != self._saved.size):
                 await self._save(pieces, self._gathered if whole else b"")
             if whole and self._knows_hash and self.offset == self._saved.size:
                 await self._hash()
@@ -187,8 +213,7 @@ class S3ResumableUpload(Gathering):
         await super()._send_part()
         self._sent += size
 
-    async def _send(self, number: int, part: bytearray | str) -> None:
-        assert not isinstance(part, str)
+    async def _send(self, part: bytearray, number: int) -> None:
         # Never a name twice: what was taken back may still be on its way.
         self._made += 1
         piece = Piece(f"pieces/{self._base_version.epoch}.{self._made}", len(part))
@@ -199,10 +224,11 @@ class S3ResumableUpload(Gathering):
         if not self._knows_hash:
             # Nothing of ours is in a piece yet, as that is hashed before.
             sha256 = hashlib.sha256()
-            for piece in self._base.pieces:
-                async with aclosing(self._shelf.content(piece).read(0, piece.size)) as read:
-                    async for data in read:
-                        await trio.to_thread.run_sync(sha256.update, data)
+            with self._reading_pieces():
+                for piece in self._base_pieces:
+                    async with aclosing(self._shelf.content(piece).read(0, piece.size)) as read:
+                        async for data in read:
+                            await trio.to_thread.run_sync(sha256.update, data)
             self._base_hash, self._sha256 = sha256.copy(), sha256
             self._knows_hash = True
         await super()._hash()
@@ -217,22 +243,20 @@ class S3ResumableUpload(Gathering):
     async def _save(self, pieces: list[Piece], tail: bytes | bytearray) -> None:
         await self._look()
         mark = secrets.token_hex(8)
-        await self._put(Stored(self._base.token, mark, tuple(pieces), bytes(tail)))
+        await self._put(Stored(self._token, mark, tuple(pieces), tail))
 
     async def _put(self, stored: Stored) -> None:
         """Put a state, which counts when this returns."""
         self._put_version = Version(self._put_version.epoch, self._put_version.generation + 1)
         await self._shelf.put(self._put_version.name, stored.pack())
         await self._look()
-        before, self._saved_version = self._saved_version, self._put_version
-        # The tail need not stay in memory twice.
-        self._saved = stored
+        before, self._saved = self._saved.version, _Saved.of(self._put_version, stored)
         if before != self._base_version:
             # It goes with the next writer otherwise.
             with suppress(StorageError):
                 await self._shelf.remove([before.name])
 
-    async def _look(self) -> None:
+    async def _look(self) -> Seen:
         seen = await self._shelf.look()
         if not seen.begun:
             # What we have put since nobody will miss.
@@ -240,6 +264,16 @@ class S3ResumableUpload(Gathering):
                 await self._shelf.clear()
         if not seen.begun or seen.epoch > self._base_version.epoch:
             raise self._fenced()
+        return seen
+
+    @contextmanager
+    def _reading_pieces(self) -> Iterator[None]:
+        """Say what it means when a piece is not there."""
+        try:
+            yield
+        except NotFound as error:
+            text = f"the upload {self._shelf.key} was taken over, cancelled, or has lost bytes: {error}"
+            raise Fenced(text) from error
 
     def _fenced(self) -> Fenced:
         return Fenced(f"the upload {self._shelf.key} was taken over, cancelled, or has expired")
@@ -288,8 +322,8 @@ async def resume(
     uploads: Uploads, shelf: Shelf, epoch: int, offset: int | None, hashes: Hashes
 ) -> AsyncIterator[S3ResumableUpload]:
     """Become the writer of an upload; see `base.ResumableStore.resume`."""
-    stored = await _take_over(uploads, shelf, epoch, offset)
-    upload = S3ResumableUpload(uploads, shelf, epoch, stored, hashes)
+    # Without a name here, what it has of the content is gone once it is not needed.
+    upload = S3ResumableUpload(uploads, shelf, epoch, await _take_over(uploads, shelf, epoch, offset), hashes)
     try:
         yield upload
     finally:
@@ -309,11 +343,10 @@ async def _take_over(uploads: Uploads, shelf: Shelf, epoch: int, offset: int | N
     if made_by is not None and is_made_by(made_by, stored.token):
         await shelf.clear()
         raise _not_found(shelf)
-    try:
-        _check_offset(shelf, stored, offset)
-    except WrongOffset:
+    if offset not in (None, stored.size):
+        # The writer before may go on.
         await shelf.remove([claim.name])
-        raise
+    _check_offset(shelf, stored, offset)
     await shelf.put(Version(epoch, 1).name, stored.pack())
     _check_epoch(shelf, await shelf.look(), epoch)
     # Nobody reads earlier states any more.
@@ -332,7 +365,7 @@ async def _read(
         NotFound: there is no upload.
 
     """
-    while True:
+    for _ in range(READS):
         seen = await shelf.look()
         _check_epoch(shelf, seen, most)
         newest = seen.newest
@@ -342,7 +375,10 @@ async def _read(
             return newest, stored
         # It is gone when its writer, or the one after, has put another meanwhile.
         with suppress(NotFound):
-            return newest, await shelf.load(newest, seen.states[newest])
+            return newest, await shelf.load(newest, seen)
+    raise StorageError(
+        f"what is stored of the upload {shelf.key} cannot be read: it is never where it is listed"
+    )
 
 
 def _check_epoch(shelf: Shelf, seen: Seen, most: int) -> None:

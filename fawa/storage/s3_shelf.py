@@ -30,6 +30,9 @@ FOLDER: Final = ".resumable/"
 #: Objects removed at once.
 REMOVED_AT_ONCE: Final = 16
 
+#: Times all there is of an upload is listed and removed.
+ROUNDS: Final = 5
+
 _BEGUN: Final = "state/begun"
 _STATE: Final = re.compile(r"state/([0-9]{1,20})\.([0-9]{1,20})")
 _PIECE: Final = re.compile(r"pieces/([0-9]{1,20})\.[0-9]{1,20}")
@@ -66,7 +69,7 @@ class Stored:
     mark: str
     pieces: tuple[Piece, ...] = ()
     #: What comes after the pieces, up to a part.
-    tail: bytes = attrs.field(default=b"", repr=False)
+    tail: bytes | bytearray = attrs.field(default=b"", repr=False)
 
     @property
     def size(self) -> int:
@@ -155,13 +158,16 @@ class Shelf:
         """Store an object."""
         await self.client.request("store an upload", "PUT", self.folder + name, body=body)
 
-    async def load(self, version: Version, size: int) -> Stored:
-        """Return a state of `size` bytes.
+    async def load(self, version: Version, seen: Seen) -> Stored:
+        """Return a state.
 
         Raises:
-            NotFound: it has gone since, because there is a later one.
+            NotFound: it is not there any more, because there is a later one.
 
         """
+        size = seen.states.get(version)
+        if size is None:
+            raise NotFound(f"the upload {self.key} has no state {version.name} any more")
         content = S3Content(self.client, self.folder + version.name, "", size)
         packed = b"".join([data async for data in content.read(0, size)])
         try:
@@ -209,8 +215,11 @@ class Shelf:
     async def clear(self) -> None:
         """Remove everything; from its first step on there is no upload."""
         await self.remove([_BEGUN])
-        # A writer that has not seen that yet may still be adding.
-        while names := [name async for name, _ in self._objects("")]:
+        # A writer that has not seen that yet may be adding; what it adds later still, it removes itself.
+        for _ in range(ROUNDS):
+            names = [name async for name, _ in self._objects("")]
+            if not names:
+                break
             await self.remove(names)
 
     async def _objects(self, below: str) -> AsyncIterator[tuple[str, int]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 from xml.etree import ElementTree
@@ -93,6 +94,9 @@ class Gathering(ABC):
     Whoever makes it awaits `_stop` in the end.
     """
 
+    #: What to do about one that has failed.
+    _advice = "begin a new one"
+
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
         self._client = uploads.client
@@ -111,11 +115,11 @@ class Gathering(ABC):
         self._moved = trio.Event()
 
     @abstractmethod
-    async def _send(self, number: int, part: bytearray | str) -> None:
-        """Send a part: its bytes, or the name of an object to be copied."""
+    async def _send(self, part: bytearray, number: int) -> None:
+        """Send a part."""
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; waits for the service only while enough parts are on their way."""
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes, copied; waits for the service only while enough parts are on their way."""
         self._check_usable()
         rest = memoryview(data)
         while rest:
@@ -141,7 +145,7 @@ class Gathering(ABC):
             self._usable = False
             raise self._failure
         if not self._usable:
-            raise StorageError("the upload has failed or ended before: begin a new one")
+            raise StorageError(f"the upload has failed or ended before: {self._advice}")
 
     async def _hash(self) -> None:
         with memoryview(self._gathered)[self._hashed :] as fresh:
@@ -154,23 +158,25 @@ class Gathering(ABC):
     async def _send_part(self) -> None:
         """Start sending what is gathered as the next part, once there is room on the way."""
         await self._hash()
-        await self._start(self._gathered)
+        place = await self._place(len(self._gathered))
+        part, self._gathered, self._hashed = self._gathered, bytearray(), 0
+        self._start(place, len(part), partial(self._send, part))
 
-    async def _start(self, part: bytearray | str) -> None:
-        number = self._parts + 1
-        if number > MAX_PARTS:
+    async def _place(self, size: int) -> trio.CancelScope:
+        """Wait for a place on the way for so many bytes; `_start` is called with it before anything waits."""
+        if self._parts == MAX_PARTS:
             most = max_size(self._first) // 1024**3
             raise OutOfSpace(f"an upload to S3 has at most {most} GiB: set file.max_size to that or less")
-        size = 0 if isinstance(part, str) else len(part)
         await self._wait(max(0, IN_FLIGHT * self._first - size))
         scope = trio.CancelScope()
         await self._uploads.limiter.acquire_on_behalf_of(scope)
-        # Nothing waits between here and the task, whose `finally` gives the place back.
-        if part is self._gathered:
-            self._gathered, self._hashed = bytearray(), 0
-        self._parts = number
-        self._sending[number] = size, scope
-        self._uploads.nursery.start_soon(self._put_part, number, part, scope)
+        return scope
+
+    def _start(self, place: trio.CancelScope, size: int, send: Callable[[int], Awaitable[None]]) -> None:
+        """Start a task for the next part, whose `finally` gives the place back."""
+        self._parts += 1
+        self._sending[self._parts] = size, place
+        self._uploads.nursery.start_soon(self._put_part, self._parts, send, place)
 
     async def _wait(self, most: int) -> None:
         """Wait until at most `most` bytes are on their way."""
@@ -185,11 +191,13 @@ class Gathering(ABC):
         if self._failure is not None:
             raise self._failure
 
-    async def _put_part(self, number: int, part: bytearray | str, scope: trio.CancelScope) -> None:
+    async def _put_part(
+        self, number: int, send: Callable[[int], Awaitable[None]], scope: trio.CancelScope
+    ) -> None:
         failure: StorageError | None = StorageError("the upload was ended before its parts were sent")
         try:
             with scope:
-                await self._send(number, part)
+                await send(number)
                 failure = None
         except StorageError as error:
             failure = error
@@ -228,7 +236,7 @@ class S3Upload(Gathering):
         self._check_usable()
         self._usable = False
         await self._begin()
-        await self._start(key)
+        self._start(await self._place(0), 0, partial(self._copy_part, key))
         self._usable = True
 
     async def commit(self) -> None:
@@ -284,18 +292,13 @@ class S3Upload(Gathering):
             raise StorageError(self._client.explain("begin an upload", "it answered without an id"))
         self._uploads.living.add(self._upload_id)
 
-    async def _send(self, number: int, part: bytearray | str) -> None:
+    async def _send(self, part: bytearray, number: int) -> None:
         query = {"partNumber": str(number), "uploadId": self._upload_id}
-        if isinstance(part, str):
-            etag = await self._copy_part(query, part)
-        else:
-            answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
-            etag = answer.headers.get("etag")
-        if not etag:
-            raise StorageError(self._client.explain("send a part", "it answered without an ETag"))
-        self._etags[number] = etag
+        answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
+        self._note_part(number, answer.headers.get("etag"))
 
-    async def _copy_part(self, query: dict[str, str], source: str) -> str | None:
+    async def _copy_part(self, source: str, number: int) -> None:
+        query = {"partNumber": str(number), "uploadId": self._upload_id}
         headers = {"x-amz-copy-source": self._client.source(source)}
         try:
             answer = await self._client.request("copy a part", "PUT", self._key, query, headers)
@@ -306,7 +309,12 @@ class S3Upload(Gathering):
         # Services that do not know the header take the empty body for the part.
         if b"CopyPartResult" not in answer.body:
             raise CannotCopy(self._client.explain("copy a part", "it took the name of an object for a part"))
-        return answer.xml().findtext("ETag")
+        self._note_part(number, answer.xml().findtext("ETag"))
+
+    def _note_part(self, number: int, etag: str | None) -> None:
+        if not etag:
+            raise StorageError(self._client.explain("send a part", "it answered without an ETag"))
+        self._etags[number] = etag
 
     async def _put(self) -> Answer:
         await self._hash()
