@@ -121,15 +121,9 @@ async def test_fawa_send_over_lines_that_break(daemon: Daemon, tmp_path: Path) -
     (tmp_path / "a.bin").write_bytes(data)
     async with relaying(daemon.plain) as relay:
         relay.cuts_up = [12 * MIB, 9 * MIB, 3 * MIB]
-        (result,) = (
-            (await fawa("send", tmp_path / "a.bin", f"--server={relay.url}", "--json")).succeeded().results
-        )
-    assert relay.broken == 3
-    # Most of it came once: what was told to be stored is not sent again.
-    assert relay.passed_up < 1.5 * len(data)
+        done = await fawa("send", tmp_path / "a.bin", f"--server={relay.url}", "--json")
+    assert (done.code, done.err.count("broke; going on in"), relay.broken) == (0, 3, 3), done
     assert in_bucket(tmp_path) == [data]
-    with urllib.request.urlopen(result["url"], timeout=PATIENCE) as fetched:
-        assert fetched.read() == data
 
 
 def chunks(file: Any, upload_id: str, data: bytes, offset: int, end: int) -> Iterator[Any]:
@@ -143,24 +137,26 @@ def test_an_upload_goes_on_after_the_daemon_and_the_service_were_killed(
     server: S3Server, file: Any, file_grpc: Any, tmp_path: Path
 ) -> None:
     data = expect.content(60 * MIB + 17)
-    with running(tmp_path / "data", *flags(server)) as daemon:
-        with channel_to(Target(daemon.plain, None)) as channel:
-            stub = file_grpc.FileServiceStub(channel)
-            request = file.StartUploadRequest(name="a.bin", size=len(data))
-            upload_id = stub.StartUpload(request, timeout=PATIENCE).upload_id
-            first = stub.SendFile(chunks(file, upload_id, data, 0, 11 * MIB), timeout=PATIENCE)
-            assert (first.success, first.offset) == (False, 11 * MIB)
-            conversation = Conversation()
-            sending = stub.SendFile.future(iter(conversation), timeout=2 * PATIENCE)
-            messages = chunks(file, upload_id, data, first.offset, len(data))
-            for _ in range(30):
-                conversation.say(next(messages))
-            eventually(lambda: len(in_bucket(tmp_path)) > 5, "pieces are in the bucket")
-            server.kill()
-            daemon.kill()
-            conversation.hang_up()
-            with pytest.raises(grpc.RpcError):
-                sending.result()
+    with (
+        running(tmp_path / "data", *flags(server)) as daemon,
+        channel_to(Target(daemon.plain, None)) as channel,
+    ):
+        stub = file_grpc.FileServiceStub(channel)
+        request = file.StartUploadRequest(name="a.bin", size=len(data))
+        upload_id = stub.StartUpload(request, timeout=PATIENCE).upload_id
+        first = stub.SendFile(chunks(file, upload_id, data, 0, 11 * MIB), timeout=PATIENCE)
+        assert (first.success, first.offset) == (False, 11 * MIB)
+        conversation = Conversation()
+        sending = stub.SendFile.future(iter(conversation), timeout=2 * PATIENCE)
+        messages = chunks(file, upload_id, data, first.offset, len(data))
+        for _ in range(30):
+            conversation.say(next(messages))
+        eventually(lambda: len(in_bucket(tmp_path)) > 5, "pieces are in the bucket")
+        server.kill()
+        daemon.kill()
+        conversation.hang_up()
+        with pytest.raises(grpc.RpcError):
+            sending.result()
     server.start()
     with (
         running(tmp_path / "data", *flags(server)) as daemon,
