@@ -115,7 +115,8 @@ class S3ResumableUpload(Gathering):
 
     def _begin_at(self, base: Stored) -> None:
         self._pieces = dict(enumerate(base.pieces, 1))
-        self._parts = len(self._pieces)
+        #: So many have arrived without a gap.
+        self._parts = self._front = len(self._pieces)
         self._sent = base.size - len(base.tail)
         self._gathered = bytearray(base.tail)
         self._sha256, self._hashed = self._base_hash.copy(), self._base_hashed
@@ -128,10 +129,9 @@ class S3ResumableUpload(Gathering):
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes; waits for the service only while enough pieces are on their way."""
         await super().write(data)
-        pieces = self._arrived()
-        if len(pieces) >= self._saved.pieces + SAVE_EVERY:
+        if self._count_arrived() >= self._saved.pieces + SAVE_EVERY:
             self._usable = False
-            await self._save(pieces, b"")
+            await self._save(self._arrived(), b"")
             self._usable = True
 
     async def sync(self) -> int:
@@ -199,14 +199,14 @@ class S3ResumableUpload(Gathering):
                 self._hashes.keep(self._saved.mark, self._sha256)
         self._ended = True
 
+    def _count_arrived(self) -> int:
+        while self._front + 1 in self._pieces:
+            self._front += 1
+        return self._front
+
     def _arrived(self) -> list[Piece]:
         """Return the pieces that are stored, up to the first that is not."""
-        arrived = []
-        for number in range(1, self._parts + 1):
-            if number not in self._pieces:
-                break
-            arrived.append(self._pieces[number])
-        return arrived
+        return [self._pieces[number] for number in range(1, self._count_arrived() + 1)]
 
     async def _send_part(self) -> None:
         size = len(self._gathered)
