@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -225,9 +226,21 @@ def _admission_settings(settings: Settings) -> AdmissionSettings:
 def _canva_settings(settings: Settings) -> CanvaSettings:
     """Return what is set of boards for browsers."""
     return CanvaSettings(
-        allows=functools.partial(origin_allowed, settings.cors.origins),
+        # The page itself, too: over WebTransport it comes to another port than it was got from.
+        allows=functools.partial(origin_allowed, (*settings.cors.origins, *_public_origin(settings))),
         socket=SocketSettings(max_message=settings.board.max_message, event_rate=_event_rate(settings)),
     )
+
+
+def _public_origin(settings: Settings) -> tuple[str, ...]:
+    """Return the origin of what is served under `public_url`, if that is set (RFC 6454, section 6.1)."""
+    parts = urlsplit(settings.public_url)
+    if not parts.hostname:
+        return ()
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    port = "" if parts.port in (None, default) else f":{parts.port}"
+    return (f"{parts.scheme}://{host}{port}",)
 
 
 def _event_rate(settings: Settings) -> Rate:

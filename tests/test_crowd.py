@@ -30,10 +30,10 @@ from fawa.proto.greet.v1.greet_grpc import GreetServiceBase
 from fawa.proto.greet.v1.greet_pb2 import SayHelloRequest
 from tests.daemon import PATIENCE, Daemon, running
 
-CALLERS, DRAWERS, SENDERS = 20, 18, 12
+CALLERS, DRAWERS, SENDERS = 80, 72, 48
 BOARDS = 3
 #: What each client gets done before something happens to the daemon.
-ENOUGH = 8
+ENOUGH = 3
 #: Bytes of the largest file.
 LARGEST = 200_000
 

@@ -19,6 +19,7 @@ from fawa.rooms.ids import is_code
 from fawa.rooms.room import Room
 from fawa.rooms.rooms import Draining, Rooms, TooManyBoards, UnknownBoard
 from fawa.services.addresses import Proxies, holder
+from fawa.services.attempts import Attempts
 from fawa.services.ratelimit import Buckets, Rate
 from fawa.storage.base import StorageError
 
@@ -75,7 +76,7 @@ class Admission:
         self.rooms = rooms
         self._clock = clock
         self._settings = settings or AdmissionSettings()
-        self._wrong_codes = Buckets(self._settings.wrong_codes)
+        self._wrong_codes = Attempts(self._settings.wrong_codes, clock)
         self._creates = Buckets(self._settings.creates)
 
     @property
@@ -106,19 +107,9 @@ class Admission:
             text = "the code of a board has six characters, A-Z and 0-9: it was altered or cut off"
             raise Refused(Why.MALFORMED, text)
         key = self._key(peer, forwarded)
-        # Counted before it is known to be wrong: many attempts at once must not all slip through.
-        if wait := self._wrong_codes.take(key, self._clock()):
-            raise _too_often("there were too many wrong codes from your address", wait)
         with _refusing():
-            try:
-                room = await self.rooms.find(code)
-            except UnknownBoard:
-                raise
-            except BaseException:
-                self._wrong_codes.give_back(key)
-                raise
-        self._wrong_codes.give_back(key)
-        return room
+            async with self._wrong_codes.one(key, _too_many_wrong, UnknownBoard):
+                return await self.rooms.find(code)
 
     async def create(self, peer: str, forwarded: Sequence[str]) -> Room:
         """Make a board; the arguments are those of `find`.
@@ -144,6 +135,10 @@ class Admission:
 
     def _key(self, peer: str, forwarded: Sequence[str]) -> str:
         return holder(self._settings.proxies.client(peer, forwarded))
+
+
+def _too_many_wrong(wait: float) -> Refused:
+    return _too_often("there were too many wrong codes from your address", wait)
 
 
 def _too_often(text: str, wait: float) -> Refused:

@@ -483,7 +483,6 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
-            await content.claim(metadata.identity)
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):

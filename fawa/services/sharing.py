@@ -17,7 +17,8 @@ import trio
 from fawa.net.exchange import Exchange
 from fawa.services import passwords
 from fawa.services.addresses import Proxies, holder
-from fawa.services.ratelimit import Buckets, Rate
+from fawa.services.attempts import Attempts
+from fawa.services.ratelimit import Rate
 from fawa.storage.base import FileRecord, NotFound, Terms
 
 #: Bytes of randomness in an owner's token.
@@ -71,9 +72,8 @@ class Sharing:
     ) -> None:
         """Ask `settings` each time; `clock` counts seconds."""
         self._settings = settings
-        self._clock = clock
-        self._wrong = Buckets(settings().wrong_keys)
-        self._wrong_passwords = Buckets(_WRONG_PASSWORDS)
+        self._wrong = Attempts(settings().wrong_keys, clock)
+        self._wrong_passwords = Attempts(_WRONG_PASSWORDS, clock)
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def terms(self, ttl: int, max_downloads: int, password: str) -> Shared:
@@ -115,17 +115,8 @@ class Sharing:
             value.decode("latin-1") for name, value in exchange.headers if name.lower() == b"x-forwarded-for"
         ]
         address = holder(settings.proxies.client(exchange.peer, forwarded))
-        # Counted before it is known to be wrong: many attempts at once must not all slip through.
-        if wait := self._wrong.take(address, self._clock()):
-            raise TooOften("too many wrong keys, passwords or tokens came from your address", wait)
-        try:
+        async with self._wrong.one(address, _from_address, NotFound, Denied):
             yield
-        except (NotFound, Denied):
-            raise
-        except BaseException:
-            self._wrong.give_back(address)
-            raise
-        self._wrong.give_back(address)
 
     async def check_password(self, record: FileRecord, password: str) -> None:
         """See that a password is right, where one is needed.
@@ -140,14 +131,12 @@ class Sharing:
             return
         if not password:
             raise Denied("this file needs a password: give the one that came with its key")
-        if wait := self._wrong_passwords.take(record.key, self._clock()):
-            raise TooOften("too many wrong passwords were given for this file", wait)
-        is_right = len(password.encode()) <= passwords.MAX and await trio.to_thread.run_sync(
-            passwords.is_right, kept, password, limiter=self._limiter
-        )
-        if not is_right:
-            raise Denied("the password is wrong")
-        self._wrong_passwords.give_back(record.key)
+        async with self._wrong_passwords.one(record.key, _for_file, Denied):
+            is_right = len(password.encode()) <= passwords.MAX and await trio.to_thread.run_sync(
+                passwords.is_right, kept, password, limiter=self._limiter
+            )
+            if not is_right:
+                raise Denied("the password is wrong")
 
     def check_owner(self, record: FileRecord, token: str) -> None:
         """See that a token is the owner's.
@@ -158,6 +147,14 @@ class Sharing:
         """
         if not hmac.compare_digest(_hash(token), record.terms.owner):
             raise Denied("the token is not the one that came with the key when the file was sent")
+
+
+def _from_address(wait: float) -> TooOften:
+    return TooOften("too many wrong keys, passwords or tokens came from your address", wait)
+
+
+def _for_file(wait: float) -> TooOften:
+    return TooOften("too many wrong passwords were given for this file", wait)
 
 
 def _hash(token: str) -> bytes:

@@ -11,7 +11,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.services.uploads import Uploads
-from fawa.storage.base import ContentStore, MetadataStore, OutOfReach, StorageError
+from fawa.storage.base import ContentStore, MetadataStore, NotFound, OutOfReach, StorageError
 from fawa.storage.leases import Lease, Leases
 from fawa.storage.lifecycle import expire, repair
 
@@ -42,18 +42,29 @@ class Sweeping:
     _is_repaired: bool = attrs.field(default=False, init=False)
 
     async def start(self) -> None:
-        """Repair the stores, later if one is away: that one comes back by itself.
+        """Repair the stores, once it is sure that they go together; later if one goes away: it comes back.
 
         Until then calls are told, and so is whoever asks for readiness.
 
         Raises:
-            StorageError: they cannot be repaired.
+            OutOfReach: one was away from the beginning.
+            StorageError: they do not go together, or cannot be repaired.
 
         """
+        await self.content.claim(await self.metadata.identity(), self._is_recorded)
         try:
             await self._repair()
         except OutOfReach as error:
             _log.error("files are served without having been repaired", error=str(error))
+
+    async def _is_recorded(self, key: str) -> bool:
+        if self.uploads is not None and await self.uploads.records.has_key(key):
+            return True
+        try:
+            await self.metadata.get(key)
+        except NotFound:
+            return False
+        return True
 
     async def run(self) -> NoReturn:
         """Sweep from time to time; of daemons that share the stores, one does.

@@ -279,8 +279,11 @@ class ContentStore(Protocol):
     def checks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What must be there for the store to work, by name; each raises `StorageError` when it is not."""
 
-    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
-        """Note, durably, that the content goes with the records of that `identity`, which may be asked.
+    async def claim(self, owner: str, knows: Callable[[str], Awaitable[bool]]) -> None:
+        """Note, durably, that the content goes with the records whose identity is `owner`.
+
+        Content that is there and goes with nobody's records yet goes with these if they know some of it:
+        `knows` tells that of a key.
 
         Raises:
             StorageError: it goes with others, whose files a `lifecycle.repair` with these would remove.

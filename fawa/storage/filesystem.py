@@ -3,11 +3,16 @@
     <folder>/uploads/<key>.<random>.part    uploads under way, each locked by its writer
     <folder>/resumable/<key>/<epoch>        uploads that outlive their writers; see `resumable`
     <folder>/content/<ab>/<key>             committed content, `ab` being the key's first two characters
+    <folder>/owner                          the identity of the records that the content goes with
 
 An upload is written and fsynced under its part name, then linked to its final name (which fails when that
 exists: nothing is ever overwritten), then the folder is fsynced. A crash leaves a part, the whole content,
 or both names of the whole content; `sweep_uncommitted` takes the part names away. The lock on a part dies
 with its writer's process, so a sweep by one process never touches the uploads of another.
+
+Content without a record is removed when a daemon starts, so all of a folder goes with one set of records.
+Whoever comes first writes their identity there, if the folder is empty or they know what is in it; whoever
+comes with other records does not start.
 
 Everything that touches the disk runs in threads.
 """
@@ -77,6 +82,24 @@ def _list_folder(path: Path) -> list[str]:
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _read_owner(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+def _write_owner(path: Path, owner: str, draft: Path, known: set[Path]) -> None:
+    """Write whose the content is, unless somebody has."""
+    part = _Part(draft)
+    try:
+        part.append([owner.encode() + b"\n"])
+        with suppress(FileExistsError):
+            part.commit(path, known)
+    finally:
+        part.discard()
 
 
 def _remove_abandoned(path: Path) -> bool:
@@ -237,6 +260,7 @@ class FilesystemStore:
         self._uploads = folder / "uploads"
         self._resumable = folder / "resumable"
         self._content = folder / "content"
+        self._owner = folder / "owner"
         self._threads = Threads(folder, trio.CapacityLimiter(THREADS))
         #: Folders that this process has made durable; at most 4,096, one for each two characters.
         self._known: set[Path] = set()
@@ -251,8 +275,39 @@ class FilesystemStore:
         """Nothing but the folder that is opened."""
         return {}
 
-    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
-        """Do nothing: the folder is part of a data folder, as the records are."""
+    async def claim(self, owner: str, knows: Callable[[str], Awaitable[bool]]) -> None:
+        """Write down whose the folder is, if nobody has; see `base.ContentStore.claim`."""
+        found = await self._threads.run("see whose the files are", _read_owner, self._owner)
+        if found is None:
+            await self._check_unclaimed(knows)
+            draft = self._uploads / f"owner.{secrets.token_hex(8)}.part"
+            doing = "say whose the files are"
+            await self._threads.run(doing, _write_owner, self._owner, owner, draft, self._known)
+            found = await self._threads.run("see whose the files are", _read_owner, self._owner)
+        if found != owner:
+            raise StorageError(
+                f"{self._threads.folder} has the content of other records ({found}) than ours ({owner}), "
+                f"and what ours do not know would be removed. {self._advice}"
+            )
+
+    async def _check_unclaimed(self, knows: Callable[[str], Awaitable[bool]]) -> None:
+        """Check that there is nothing, or something that our records know: then all of it is theirs."""
+        keys = [key async for key in self.keys()] + [key async for key in self.unfinished()]
+        for key in keys:
+            if await knows(key):
+                return
+        if keys:
+            raise StorageError(
+                f"{self._threads.folder} has content that our records do not know, such as {keys[0]}, "
+                f"and it would be removed. {self._advice}"
+            )
+
+    @property
+    def _advice(self) -> str:
+        return (
+            "Set redis.url as it was when these files came, or another data_dir; if their records are gone "
+            f"for good, move {self._threads.folder} away."
+        )
 
     def _path(self, key: str) -> Path:
         return self._content / check_key(key)[:2] / key

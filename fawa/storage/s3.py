@@ -13,8 +13,8 @@ key follow one another. What remains: two *processes* that commit under one key 
 service that does not honour the condition. Keys are 80 random bits, so nobody does.
 
 **Owner.** Content without a record is removed when a daemon starts, so all below a prefix goes with one set
-of records. Whoever comes first writes their identity there, if nothing else is below the prefix; whoever
-comes with other records does not start.
+of records. Whoever comes first writes their identity there, if nothing else is below the prefix, or they
+know what is; whoever comes with other records does not start.
 
 **Reading.** An open object is asked for with `If-Match`, so that a reader never gets parts of two. A read
 that breaks off goes on where it was. Of an object that is deleted meanwhile, a reader gets what the service
@@ -95,12 +95,11 @@ class S3Store:
     async def _check(self) -> None:
         await self._client.request("use files", "HEAD", tries=1)
 
-    async def claim(self, identity: Callable[[], Awaitable[str]]) -> None:
+    async def claim(self, owner: str, knows: Callable[[str], Awaitable[bool]]) -> None:
         """Write down whose the prefix is, if nobody has; see `base.ContentStore.claim`."""
-        owner = await identity()
         found = await self._owner()
         if found is None:
-            await self._check_empty()
+            await self._check_unclaimed(knows)
             # Where the condition is not honoured, of two that come at once the later one is the owner.
             with suppress(AlreadyExists):
                 await self._client.request(
@@ -125,10 +124,11 @@ class S3Store:
             return None
         return answer.body[:64].decode(errors="replace")
 
-    async def _check_empty(self) -> None:
+    async def _check_unclaimed(self, knows: Callable[[str], Awaitable[bool]]) -> None:
         query = {"list-type": "2", "max-keys": "1", "prefix": self._settings.prefix}
         answer = await self._client.request("list content", "GET", query=query)
-        if name := answer.xml().findtext("Contents/Key"):
+        name = answer.xml().findtext("Contents/Key")
+        if name and not await knows(name.removeprefix(self._settings.prefix)):
             raise StorageError(
                 f"{self._below} are objects that no fawad has put there, such as {name}, and it would remove "
                 "what it does not know. Set another s3.prefix, or remove them."

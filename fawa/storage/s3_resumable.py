@@ -27,15 +27,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import AlreadyExists, Fenced, NotFound, StorageError, WrongOffset
+from fawa.storage.base import AlreadyExists, Fenced, NotFound, OutOfReach, StorageError, WrongOffset
 from fawa.storage.s3_shelf import Piece, Seen, Shelf, Stored, Version
 from fawa.storage.s3_upload import CannotCopy, Gathering, S3Upload, Uploads
 
@@ -150,7 +150,7 @@ class S3ResumableUpload(Gathering):
         await self._stop()
         self._failure = None
         seen = await self._look()
-        with self._reading_pieces():
+        async with self._reading():
             base = await self._shelf.load(self._base_version, seen)
         self._begin_at(base)
         if self._put_version != self._base_version:
@@ -165,7 +165,7 @@ class S3ResumableUpload(Gathering):
         name = content_name(self._token, self.offset)
         refused: AlreadyExists | None = None
         try:
-            with self._reading_pieces():
+            async with self._reading():
                 await self._publish(name)
         except AlreadyExists as error:
             refused = error
@@ -224,7 +224,7 @@ class S3ResumableUpload(Gathering):
         if not self._knows_hash:
             # Nothing of ours is in a piece yet, as that is hashed before.
             sha256 = hashlib.sha256()
-            with self._reading_pieces():
+            async with self._reading():
                 for piece in self._base_pieces:
                     async with aclosing(self._shelf.content(piece).read(0, piece.size)) as read:
                         async for data in read:
@@ -266,14 +266,18 @@ class S3ResumableUpload(Gathering):
             raise self._fenced()
         return seen
 
-    @contextmanager
-    def _reading_pieces(self) -> Iterator[None]:
-        """Say what it means when a piece is not there."""
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        """Say what it means when something is not there."""
+        missing: NotFound | None = None
         try:
             yield
         except NotFound as error:
-            text = f"the upload {self._shelf.key} was taken over, cancelled, or has lost bytes: {error}"
-            raise Fenced(text) from error
+            missing = error
+        if missing is not None:
+            await self._look()
+            text = f"the upload {self._shelf.key} cannot be read where it was stored: {missing}"
+            raise OutOfReach(text, "S3") from missing
 
     def _fenced(self) -> Fenced:
         return Fenced(f"the upload {self._shelf.key} was taken over, cancelled, or has expired")

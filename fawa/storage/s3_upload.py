@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import trio
 
-from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OutOfReach, OutOfSpace, StorageError
 from fawa.storage.s3_client import Answer, S3Client
 
 #: Parts of an upload (a limit of S3), and how many of them have the size of the first; the others have twice
@@ -256,7 +256,7 @@ class S3Upload(Gathering):
             except AlreadyExists as error:
                 refused = error
             except NotFound as error:
-                refused = StorageError(f"the upload of {self._key} was aborted by somebody else: {error}")
+                refused = self._gone(error)
             # An earlier try may have been done, though its answer was lost.
             if refused is not None and await self._uploads.find(self._key) != self._name:
                 raise refused
@@ -294,7 +294,10 @@ class S3Upload(Gathering):
 
     async def _send(self, part: bytearray, number: int) -> None:
         query = {"partNumber": str(number), "uploadId": self._upload_id}
-        answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
+        try:
+            answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
+        except NotFound as error:
+            raise self._gone(error) from error
         self._note_part(number, answer.headers.get("etag"))
 
     async def _copy_part(self, source: str, number: int) -> None:
@@ -315,6 +318,15 @@ class S3Upload(Gathering):
         if not etag:
             raise StorageError(self._client.explain("send a part", "it answered without an ETag"))
         self._etags[number] = etag
+
+    def _gone(self, error: NotFound) -> OutOfReach:
+        """Return what to raise for an upload that the service knows no more, as after a restart of some.
+
+        Whoever sends the file again succeeds, and has not asked for anything that is not there.
+        """
+        return OutOfReach(
+            f"the upload of {self._key} was forgotten, or aborted by somebody else: {error}", "S3"
+        )
 
     async def _put(self) -> Answer:
         await self._hash()

@@ -18,7 +18,7 @@ from tests.daemon import PATIENCE
 class Kept:
     """A snapshot."""
 
-    #: SHA-256 by path, of every file in the data folder but SQLite's own.
+    #: SHA-256 by path, of every file in the data folder but SQLite's own and what says whose the files are.
     files: dict[str, str]
     #: Size and SHA-256 by key, of every record.
     records: dict[str, tuple[int, str]]
@@ -29,7 +29,7 @@ class Kept:
         for path in sorted(data_dir.rglob("*")):
             # A file may go while one looks; what has gone is not kept.
             with contextlib.suppress(FileNotFoundError):
-                if path.is_file() and not path.name.startswith("files.sqlite3"):
+                if path.is_file() and not path.name.startswith(("files.sqlite3", "owner")):
                     digest = hashlib.sha256(path.read_bytes()).hexdigest()
                     files[str(path.relative_to(data_dir))] = digest
         database = sqlite3.connect(f"file:{data_dir / 'files.sqlite3'}?mode=ro", uri=True)

@@ -109,7 +109,7 @@ def test_files_and_errors(style: tuple[Target, str]) -> None:
     ]
     (sent,) = call(target, options, expect.SEND_FILE, *upload)
     first, *rest = call(target, options, expect.RECEIVE_FILE, {"randomkey": sent["randomkey"]})
-    assert first == {"filename": "a.bin", "fileSize": str(len(data))}
+    assert {"filename": "a.bin", "fileSize": str(len(data))}.items() <= first.items()
     assert b"".join(base64.b64decode(message["chunkData"]) for message in rest) == data
 
     for path, message, code in [

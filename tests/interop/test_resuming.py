@@ -239,7 +239,7 @@ def stream(target: Target, *messages: Any) -> list[Any]:
 def test_connect_json(plain: Target) -> None:
     status, begun = ask(plain, "StartUpload", {"name": "a.txt", "size": "6"})
     assert status == 200
-    assert begun.keys() == {"uploadId", "expiresAt"}
+    assert begun.keys() == {"uploadId", "expiresAt", "ownerToken"}
     upload = {"uploadId": begun["uploadId"]}
 
     (answer, end) = stream(plain, {"info": upload}, {"chunkData": "YWJj"})

@@ -85,9 +85,9 @@ async def test_many_attempts_at_once_count_like_others(autojump_clock: MockClock
                     answers.append(caught.value.why)
 
             await trio.sleep(1)
-            assert answers == [Why.TOO_OFTEN] * 30
+            assert answers == []
             store.gate.set()
-        assert answers[30:] == [Why.UNKNOWN] * 20
+        assert sorted(answers, key=str) == [Why.TOO_OFTEN] * 30 + [Why.UNKNOWN] * 20
 
 
 async def test_an_ipv6_network_is_one_address(autojump_clock: MockClock) -> None:

@@ -12,12 +12,19 @@ import trio
 from grpclib.const import Status
 from trio.testing import MockClock
 
-from fawa.proto.file.v1.file_pb2 import SendFileRequest, SendFileResponse
+from fawa.proto.file.v1.file_pb2 import (
+    FileInfo,
+    SendFileRequest,
+    SendFileResponse,
+    StartUploadRequest,
+    StartUploadResponse,
+)
 from fawa.services.base import Offer, Service
 from fawa.services.file import FileService
 from fawa.storage.base import StorageError
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
+from fawa.storage.uploads import upload_store
 from tests.services.conftest import SECRET
 from tests.services.memory import MemoryExchange, MemoryStream
 from tests.services.talk import chunks, info, refused, settings, until
@@ -46,8 +53,19 @@ class TestService:
         await rpc.__mapping__()["/file.v1.FileService/SendFile"].func(stream)
         return stream.sent[0].randomkey
 
+    async def begin_upload(self, offer: Offer) -> None:
+        stream = MemoryStream[StartUploadRequest, StartUploadResponse]([StartUploadRequest(name="a")])
+        (rpc,) = offer.rpc
+        await rpc.__mapping__()["/file.v1.FileService/StartUpload"].func(stream)
+        upload = FileInfo(upload_id=stream.sent[0].upload_id)
+        more = MemoryStream[SendFileRequest, SendFileResponse](
+            [SendFileRequest(info=upload), *chunks(b"abc")]
+        )
+        await rpc.__mapping__()["/file.v1.FileService/SendFile"].func(more)
+
     def stored(self, tmp_path: Path) -> Sequence[str]:
-        return [path.name for path in (tmp_path / "files").rglob("*") if path.is_file()]
+        files = tmp_path / "files"
+        return [path.name for path in files.rglob("*") if path.is_file() and path != files / "owner"]
 
     async def test_it_offers_calls_and_links(self, service: FileService, nursery: trio.Nursery) -> None:
         offer = await self.start(nursery, service)
@@ -124,6 +142,47 @@ class TestService:
             await self.start(nursery, service)
             assert self.stored(tmp_path) == [whole]
             nursery.cancel_scope.cancel()
+
+    async def test_content_of_other_records_is_left_alone(self, service: FileService, tmp_path: Path) -> None:
+        async with trio.open_nursery() as nursery:
+            offer = await self.start(nursery, service)
+            key = await self.upload(offer)
+            nursery.cancel_scope.cancel()
+        service.open_metadata = lambda: metadata_store(tmp_path / "other.sqlite3")
+        with pytest.raises(StorageError, match=r"Set redis\.url as it was when these files came"):
+            await service.run(trio.TASK_STATUS_IGNORED)
+        assert self.stored(tmp_path) == [key]
+
+    @pytest.mark.parametrize("whole", [True, False])
+    async def test_content_from_before_there_were_owners(
+        self, service: FileService, tmp_path: Path, whole: bool
+    ) -> None:
+        service.open_uploads = lambda: upload_store(tmp_path / "uploads.sqlite3")
+        async with trio.open_nursery() as nursery:
+            offer = await self.start(nursery, service)
+            if whole:
+                await self.upload(offer)
+            else:
+                await self.begin_upload(offer)
+            nursery.cancel_scope.cancel()
+        (kept,) = [
+            path for path in (tmp_path / "files").rglob("*") if path.is_file() and path.name != "owner"
+        ]
+        (tmp_path / "files" / "owner").unlink()
+        other = attrs.evolve(
+            service,
+            open_metadata=lambda: metadata_store(tmp_path / "other.sqlite3"),
+            open_uploads=lambda: upload_store(tmp_path / "other-uploads.sqlite3"),
+        )
+        with pytest.raises(StorageError, match="has content that our records do not know"):
+            await other.run(trio.TASK_STATUS_IGNORED)
+        assert kept.exists()
+        async with trio.open_nursery() as nursery:
+            await self.start(nursery, service)
+            assert kept.exists()
+            nursery.cancel_scope.cancel()
+        with pytest.raises(StorageError, match="has the content of other records"):
+            await other.run(trio.TASK_STATUS_IGNORED)
 
     async def test_it_can_be_run_again_and_old_calls_are_told_so(self, service: FileService) -> None:
         async with trio.open_nursery() as nursery:

@@ -53,13 +53,13 @@ def make_record(key: str = KEY, **changes: Any) -> FileRecord:
     return FileRecord(**{**values, **changes})
 
 
-def named(name: str) -> Callable[[], Awaitable[str]]:
-    """Return how records of that name tell who they are."""
+def knows(*keys: str) -> Callable[[str], Awaitable[bool]]:
+    """Answer for records of content under `keys`."""
 
-    async def identity() -> str:
-        return name
+    async def asked(key: str) -> bool:
+        return key in keys
 
-    return identity
+    return asked
 
 
 async def write_in_pieces(upload: Upload, data: bytes, length: int = 100_000) -> None:
@@ -237,13 +237,33 @@ class ContentStoreContract:
     async def test_content_is_claimed_by_the_same_owner_again(self, opener: ContentOpener) -> None:
         for _ in range(2):
             async with opener() as store:
-                await store.claim(named("owner-1"))
-                await store.claim(named("owner-1"))
+                await store.claim("owner-1", knows())
+                await store.claim("owner-1", knows())
                 assert await list_keys(store) == []
         async with opener() as store:
             await store_content(store, KEY, b"abc")
-            await store.claim(named("owner-1"))
+            await store.claim("owner-1", knows())
             assert await list_keys(store) == [KEY]
+
+    async def test_content_is_not_claimed_by_other_records(self, opener: ContentOpener) -> None:
+        async with opener() as store:
+            await store.claim("owner-1", knows())
+            await store_content(store, KEY, b"abc")
+        async with opener() as store:
+            with pytest.raises(StorageError, match=r"of other records \(owner-1\) than ours \(owner-2\)"):
+                await store.claim("owner-2", knows(KEY))
+            await store.claim("owner-1", knows())
+            assert await fetch_content(store, KEY) == b"abc"
+
+    async def test_content_of_nobody_is_claimed_by_who_knows_it(self, opener: ContentOpener) -> None:
+        async with opener() as store:
+            await store_content(store, KEY, b"abc")
+            with pytest.raises(StorageError, match=rf"such as \S*{KEY}, "):
+                await store.claim("owner-1", knows("other"))
+            await store.claim("owner-2", knows(KEY))
+            with pytest.raises(StorageError, match="owner-2"):
+                await store.claim("owner-1", knows(KEY))
+            assert await fetch_content(store, KEY) == b"abc"
 
     async def test_ranges(self, store: ContentStore) -> None:
         await store_content(store, KEY, LONG)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,13 @@ from tests.storage.contract import (
     ContentStoreContract,
     fetch_content,
     give_up,
+    knows,
     list_keys,
     read_content,
     store_content,
     write_in_pieces,
 )
-from tests.storage.disk import Disk, file_size_limit
+from tests.storage.disk import Disk, PowerCutError, file_size_limit
 
 
 @pytest.fixture
@@ -285,6 +287,56 @@ class TestFaults:
         with pytest.raises(StorageError, match="Is a directory") as caught:
             await fetch_content(store, KEY)
         assert not isinstance(caught.value, NotFound)
+
+
+class TestOwner:
+    async def test_it_is_a_file_beside_the_content(self, store: FilesystemStore, folder: Path) -> None:
+        await store.claim("owner-1", knows())
+        assert files_in(folder) == {"owner": b"owner-1\n"}
+
+    async def test_unfinished_uploads_are_content_too(self, store: FilesystemStore) -> None:
+        await store.begin(KEY)
+        with pytest.raises(StorageError, match=rf"such as {KEY}, .* move \S+/files away"):
+            await store.claim("owner-1", knows())
+        await store.claim("owner-1", knows(KEY))
+
+    async def test_of_many_that_come_at_once_one_is_the_owner(self, store: FilesystemStore) -> None:
+        owners: list[str] = []
+
+        async def try_to_claim(owner: str) -> None:
+            try:
+                await store.claim(owner, knows())
+            except StorageError:
+                return
+            owners.append(owner)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(8):
+                nursery.start_soon(try_to_claim, f"owner-{n}")
+        assert len(owners) == 1
+        await store.claim(owners[0], knows())
+
+    async def test_after_a_power_cut_at_any_step_it_is_whole_or_not_there(self, folder: Path) -> None:
+        crashes, cut = 0, True
+        while cut:
+            async with content_store(folder) as store:
+                with Disk(folder, cut_power_at=crashes).installed() as disk, suppress(PowerCutError):
+                    await store.claim("owner-1", knows())
+            cut = disk.dead
+            crashes += cut
+            async with content_store(folder) as store:
+                await store.sweep_uncommitted()
+                assert files_in(folder) in ({}, {"owner": b"owner-1\n"})
+                (folder / "owner").unlink(missing_ok=True)
+        assert crashes >= 5
+
+    async def test_a_disk_that_fails(self, store: FilesystemStore, folder: Path) -> None:
+        with (
+            Disk(folder, errors={"fsync": errno.EIO}).installed(),
+            pytest.raises(StorageError, match=r"cannot say whose the files are in .*Input/output error"),
+        ):
+            await store.claim("owner-1", knows())
+        assert files_in(folder) == {}
 
 
 class TestHangingDisk:

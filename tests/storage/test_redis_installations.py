@@ -153,19 +153,21 @@ def test_a_daemon_whose_redis_comes_and_goes(tmp_path: Path) -> None:
 
     call = ("/file.v1.FileService/GetDownloadURL", json.dumps({"randomkey": KEY}).encode())
     with redis_server(tmp_path / "redis") as server:
+        with running(tmp_path / "data", "--redis-url", server.url):
+            pass
         server.kill()
         orphan = tmp_path / "data" / "files" / "content" / "ab" / "abcdefghijklmnop"
-        orphan.parent.mkdir(parents=True)
+        orphan.parent.mkdir()
         orphan.write_bytes(b"nobody knows me")
         with running(
             tmp_path / "data", "--redis-url", server.url, "--file-sweep-interval", "200ms"
         ) as daemon:
             admin = str(daemon.wait_for_event(lambda entry: entry["event"] == "admin")["listen"])
-            for _ in range(2):
+            away = f"Redis at {server.url} cannot be reached"
+            for of_file in (f"waits for Redis: {away}", "ok"):
                 checks = wait_ready(daemon, False)
-                assert checks.pop("redis").startswith(f"Redis at {server.url} cannot be reached"), (
-                    "it started all the same"
-                )
+                assert checks.pop("redis").startswith(away), "it started all the same"
+                assert checks.pop("file").startswith(of_file)
                 assert set(checks.values()) == {"ok"}
                 status, answer = asked(daemon.plain, *call)
                 told = "the server cannot reach its Redis at the moment, try again in a few seconds"

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from httpcore import AsyncConnectionPool
 
-from fawa.storage.base import ContentStore, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import ContentStore, NotFound, OutOfReach, OutOfSpace, StorageError, Upload
 from fawa.storage.s3 import S3Settings, content_store
 from fawa.storage.s3_client import S3Client, connect
 from fawa.storage.s3_upload import (
@@ -34,8 +34,8 @@ from tests.storage.contract import (
     ContentOpener,
     ContentStoreContract,
     fetch_content,
+    knows,
     list_keys,
-    named,
     read_content,
     store_content,
     write_in_pieces,
@@ -178,6 +178,27 @@ async def test_a_read_that_breaks_off_goes_on_where_it_was(place: S3Settings) ->
     assert relay.broken == 3
 
 
+@pytest.mark.parametrize("more", [0, PART])
+async def test_an_upload_that_the_service_has_forgotten_may_be_tried_again(
+    own_server: S3Server, more: int
+) -> None:
+    async def finish(upload: Upload) -> None:
+        await upload.write(LONG[:more])
+        await upload.commit()
+
+    async with content_store(own_server.settings(new_bucket(), part=PART)) as store:
+        async with store.create(KEY) as upload:
+            await upload.write(LONG[:PART])
+            while store.parts_on_their_way:
+                await trio.sleep(0.01)
+            own_server.kill()
+            own_server.start()
+            with pytest.raises(OutOfReach, match=f"the upload of {KEY} was forgotten"):
+                await finish(upload)
+        await store_content(store, KEY, LONG)
+        assert await fetch_content(store, KEY) == LONG
+
+
 async def test_a_read_that_breaks_off_again_and_again_is_given_up(own_server: S3Server) -> None:
     data = random.Random(4).randbytes(16 * MIB)
     async with content_store(own_server.settings(new_bucket())) as store:
@@ -216,15 +237,15 @@ async def test_two_prefixes_in_one_bucket_do_not_meet(place: S3Settings) -> None
 
 async def test_other_records_do_not_get_the_content(place: S3Settings) -> None:
     async with content_store(place) as store:
-        await store.claim(named("owner-1"))
+        await store.claim("owner-1", knows())
         text = rf"^below fawa/ in the bucket {place.bucket} at http://\S+ is the content of other records "
         with pytest.raises(
             StorageError, match=rf"{text}\(owner-1\) than ours \(owner-2\).*another s3\.prefix"
         ):
-            await store.claim(named("owner-2"))
-        await store.claim(named("owner-1"))
+            await store.claim("owner-2", knows())
+        await store.claim("owner-1", knows())
     async with content_store(attrs.evolve(place, prefix="fawa/2/")) as store:
-        await store.claim(named("owner-2"))
+        await store.claim("owner-2", knows())
 
 
 async def test_objects_that_nobody_has_claimed_are_left_alone(place: S3Settings) -> None:
@@ -233,10 +254,10 @@ async def test_objects_that_nobody_has_claimed_are_left_alone(place: S3Settings)
         with pytest.raises(
             StorageError, match=rf"no fawad has put there, such as fawa/{KEY}, .* or remove them"
         ):
-            await store.claim(named("owner-1"))
+            await store.claim("owner-1", knows())
         assert await fetch_content(store, KEY) == b"a photograph"
         await store.delete(KEY)
-        await store.claim(named("owner-1"))
+        await store.claim("owner-1", knows())
 
 
 async def test_objects_that_are_not_ours_are_passed_over(place: S3Settings) -> None:

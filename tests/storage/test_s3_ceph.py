@@ -34,8 +34,8 @@ from tests.storage.contract import (
     ContentOpener,
     ContentStoreContract,
     fetch_content,
+    knows,
     list_keys,
-    named,
     read_content,
     store_content,
     write_in_pieces,
@@ -139,7 +139,7 @@ async def test_of_many_that_claim_the_content_at_once_one_gets_it(place: S3Setti
 
     async def claim(store: S3Store, owner: str) -> None:
         with suppress(StorageError):
-            await store.claim(named(owner))
+            await store.claim(owner, knows())
             won.append(owner)
 
     async with content_store(place) as store:
@@ -147,7 +147,7 @@ async def test_of_many_that_claim_the_content_at_once_one_gets_it(place: S3Setti
             for number in range(8):
                 nursery.start_soon(claim, store, f"owner-{number}")
         assert len(won) == 1
-        await store.claim(named(won[0]))
+        await store.claim(won[0], knows())
 
 
 async def test_listings_of_many_pages(place: S3Settings, monkeypatch: pytest.MonkeyPatch) -> None:

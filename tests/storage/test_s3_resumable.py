@@ -214,7 +214,7 @@ class TestFence:
             store._hashes.take(upload._saved.mark)
         async with content_store(store._settings) as other, other.resume(KEY, 3) as upload:
             await store.discard(KEY)
-            with pytest.raises(Fenced, match="was taken over, cancelled, or has lost bytes"):
+            with pytest.raises(Fenced, match="was taken over, cancelled, or has expired"):
                 await upload.digest()
 
 

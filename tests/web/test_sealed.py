@@ -47,8 +47,16 @@ def open_link(page: Page, link: str) -> Path:
 def test_sealed_there_and_back(page: Page, browser: Browser, daemon: Daemon, tmp_path: Path) -> None:
     content = tmp_path / "Geheim ä (2).bin"
     content.write_bytes(random.Random(5).randbytes(SIZE))
+    asked: list[str] = []
+    page.on(
+        "request",
+        lambda request: asked.append(f"{request.url} {request.headers} {request.post_data_buffer!r}"),
+    )
     link = send_sealed(page, content)
     assert link.startswith(f"http://{daemon.plain}/#/files/")
+    assert asked
+    assert not [request for request in asked if link[-43:] in request], "the server learned the secret"
+    expect(page.locator(".card img.qr")).to_have_count(0)
     expect(page.get_by_label(f"Key of {content.name}")).to_have_count(0)
     saved = open_link(browser.page(), link)
     assert (saved.name, digest(saved)) == (content.name, digest(content))

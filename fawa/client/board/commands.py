@@ -192,7 +192,7 @@ async def _draw(options: argparse.Namespace) -> None:
     if options.json:
         tell_json({"code": options.code, "events": drawn})
     else:
-        tell(f"{drawn} events")
+        tell(f"{drawn} event{'' if drawn == 1 else 's'}")
 
 
 def _events_untrusted(line: bytes, strokes: dict[tuple[str, int], int]) -> list[DrawEvent]:

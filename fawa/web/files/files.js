@@ -308,8 +308,11 @@ class UploadCard {
       labelled("Link", link, linkTime),
       ...(this._secret ? [] : [labelled("Key", keyField, make("span", { className: "fine" }, KEY_WORDS))]),
     );
-    const qr = make("img", { className: "qr", src: qrAddress(url), alt: `QR code of the link to ${name}` });
-    this._body.append(fields, qr);
+    this._body.append(fields);
+    if (!this._secret) {
+      // The server draws it, and must not learn a secret.
+      this._body.append(make("img", { className: "qr", src: qrAddress(url), alt: `QR code of the link to ${name}` }));
+    }
     this._body.hidden = false;
 
     const show = () => {
