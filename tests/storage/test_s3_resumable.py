@@ -394,6 +394,53 @@ class TestFaults:
             assert upload.offset in {SAVE_EVERY * PART + number * PART for number in range(SAVE_EVERY + 1)}
             assert await upload.digest() == hashlib.sha256(LONGER[: upload.offset]).digest()
 
+    async def test_a_piece_that_fails_while_later_ones_arrive(
+        self, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing that comes after a gap is stored."""
+        await store.begin(KEY)
+        fail = trio.Event()
+        real = Shelf.put
+
+        async def put(shelf: Shelf, name: str, body: bytes) -> None:
+            if name == "pieces/1.2":
+                await fail.wait()
+                raise OutOfReach("the service is gone", "S3")
+            await real(shelf, name, body)
+
+        async def write(store: ResumableStore) -> None:
+            async with store.resume(KEY, 1) as upload:
+                await write_in_pieces(upload, LONGER[: (SAVE_EVERY + 3) * PART])
+                fail.set()
+                await upload.sync()
+
+        monkeypatch.setattr(Shelf, "put", put)
+        with pytest.raises(OutOfReach):
+            await write(store)
+        async with store.resume(KEY, 2, PART) as upload:
+            assert await upload.digest() == hashlib.sha256(LONGER[:PART]).digest()
+
+    async def test_what_was_taken_back_is_not_overwritten(
+        self, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A request for it that is late must harm nothing."""
+        names: list[str] = []
+        real = Shelf.put
+
+        async def put(shelf: Shelf, name: str, body: bytes) -> None:
+            names.append(name)
+            await real(shelf, name, body)
+
+        monkeypatch.setattr(Shelf, "put", put)
+        await store.begin(KEY)
+        async with store.resume(KEY, 1) as upload:
+            for _ in range(3):
+                await write_in_pieces(upload, LONG)
+                await upload.sync()
+                await upload.rollback()
+        assert len(names) == len(set(names))
+        assert len([name for name in names if name.startswith("pieces/")]) == 3 * (len(LONG) // PART)
+
     @pytest.mark.parametrize("step", range(30))
     async def test_the_service_goes_away_at_any_step(
         self, place: S3Settings, monkeypatch: pytest.MonkeyPatch, step: int
