@@ -1,7 +1,7 @@
 """Content in an S3 bucket: one object a key, under a prefix of our own.
 
-    <prefix><key>      committed content; its metadata `fawa-upload` names the upload that made it
-    <prefix>.owner     the identity of the records that the content goes with
+    <prefix><key>                 committed content; its metadata `fawa-upload` names the upload that made it
+    <prefix>.owner                the identity of the records that the content goes with
     <prefix>.resumable/<key>/…    what there is of an upload that may go on: see `s3_shelf`, `s3_resumable`
 
 A small file is put at once, a larger one as a multipart upload: parts leave while further ones come in, and
