@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -60,6 +60,8 @@ _log = get_logger("fawa.supervisor")
 
 #: Seconds between two starts of a service that waits for what it stands on, at most.
 _LONGEST_WAIT: Final = 5.0
+#: Seconds to send the last spans when all else has ended.
+_FLUSH: Final = 5.0
 #: What one client of the admin listener may take: it is a program or two that read a few pages.
 _ADMIN_LIMITS: Final = Limits(
     header_timeout=10.0,
@@ -74,6 +76,10 @@ _ADMIN_CONNECTIONS: Final = 64
 WEBTRANSPORT_PATH: Final = "/webtransport/canva"
 #: Seconds for which clients may remember that there is HTTP/3.
 _ALTERNATIVE_AGE: Final = 86_400
+
+
+if TYPE_CHECKING:
+    from fawa.ops.tracing import Tracing
 
 
 class StartError(Exception):
@@ -197,6 +203,7 @@ class Supervisor:
     _certificate: tls.CertificateSource | None = attrs.field(default=None, init=False)
     _meters: Meters = attrs.field(init=False)
     _admin: FrontDoor | None = attrs.field(default=None, init=False)
+    _tracing: Tracing | None = attrs.field(default=None, init=False)
     #: The log level that was asked for since the settings were read.
     _level: str | None = attrs.field(default=None, init=False)
     _crashes: Counter[str] = attrs.field(factory=Counter, init=False)
@@ -204,7 +211,7 @@ class Supervisor:
     _away: dict[str, str] = attrs.field(factory=dict, init=False)
     _is_up: bool = attrs.field(default=False, init=False)
     _served: set[str] = attrs.field(factory=set, init=False)
-    #: What the services offer that run, by their names.
+    #: What the services offer, by their names; of one that has not run yet, its outline.
     _offers: dict[str, Offer] = attrs.field(factory=dict, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     _given_up: bool = attrs.field(default=False, init=False)
@@ -213,10 +220,25 @@ class Supervisor:
         settings = self.settings
         self._router = Router(serve.not_found)
         self._meters = Meters(self._router.serves)
-        self._root = Root(self._router, _cors(settings), _access(settings, self._meters))
+        self._root = Root(self._traced(self._router), _cors(settings), _access(settings, self._meters))
         self._call_limits = CallLimits(max_message=settings.limits.max_message)
         most = _allowed_connections(settings.limits.max_connections)
         self._door = FrontDoor(self._root, _door_limits(settings), settings.timeouts.handshake, most)
+
+    def _traced(self, router: Router) -> Router:
+        """Return the router, or one whose answers are traced."""
+        given = self.settings.tracing
+        if not given.endpoint:
+            return router
+        try:
+            from fawa.ops.tracing import TracedRouter, Tracing  # noqa: PLC0415  (an optional extra)
+        except ImportError as error:
+            text = f"tracing.endpoint is set, but not all that it needs is installed ({error}): "
+            text += "pip install 'fawa[tracing]'"
+            raise StartError(text) from error
+        self._tracing = Tracing(given.endpoint, given.service, given.ratio)
+        wiring.trace_stores(self.services, self._tracing.operation)
+        return TracedRouter(router, self._tracing)
 
     @property
     def max_connections(self) -> int:
@@ -271,6 +293,8 @@ class Supervisor:
                         offer.drain()
                 services.cancel_scope.cancel()
             daemon.cancel_scope.cancel()
+        if self._tracing is not None:
+            await self._tracing.close(_FLUSH)
         _log.info("stopped")
         return 1 if self._given_up else 0
 
@@ -283,6 +307,7 @@ class Supervisor:
         """
         crashes = restarts.CrashCount(self.settings.restart.max_crashes, self.settings.restart.window)
         offer = service.outline() if isinstance(service, Dependent) else Offer()
+        self._offers[service.name] = offer
         has_run, told, waits = False, False, 0
         while True:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,14 +22,17 @@ from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
 from fawa.services.file import FileService, FileSettings
 from fawa.services.greet import GreetService
+from fawa.services.quotas import QuotaSettings
 from fawa.services.ratelimit import Rate
 from fawa.services.sharing import SharingSettings
-from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads
+from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads, watched
 from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
 if TYPE_CHECKING:
     from fawa.storage.s3_client import S3Settings
+
+S = TypeVar("S")
 
 
 async def make_services(settings: Settings) -> list[Service]:
@@ -44,27 +47,58 @@ async def make_services(settings: Settings) -> list[Service]:
     if {"canva", "canvax"} & set(settings.services):
         # One set of boards, on which those who come by either meet.
         rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
-        services.append(BoardService(rooms, _stores(settings).boards))
+        watch = watched.StoreWatch("boards", _records_backend(settings))
+        opener = _watching(watched.watched_boards, watch, _stores(settings).boards)
+        services.append(BoardService(rooms, opener, watches=(watch,)))
         admission = Admission(rooms, _admission_settings(settings))
     for name in settings.services:
         if name == "greet":
             services.append(GreetService())
         elif name == "file":
-            services.append(
-                FileService(
-                    open_content=_content_opener(settings),
-                    open_metadata=_stores(settings).metadata,
-                    open_uploads=_stores(settings).uploads,
-                    open_leases=_stores(settings).leases,
-                    secret=await _link_secret(settings),
-                    settings=_file_settings(settings),
-                )
-            )
+            services.append(_file_service(settings, await _link_secret(settings)))
         elif name == "canva" and admission is not None:
             services.append(CanvaService(admission, _canva_settings(settings)))
         elif name == "canvax" and admission is not None:
             services.append(CanvaxService(admission, _event_rate(settings)))
     return services
+
+
+def _file_service(settings: Settings, secret: bytes) -> FileService:
+    stores, backend = _stores(settings), _records_backend(settings)
+    content = watched.StoreWatch("content", "s3" if settings.s3.endpoint else "filesystem")
+    records, uploads_, leases_ = (
+        watched.StoreWatch(store, backend) for store in ("records", "uploads", "leases")
+    )
+    return FileService(
+        open_content=_watching(watched.watched_content, content, _content_opener(settings)),
+        open_metadata=_watching(watched.watched_metadata, records, stores.metadata),
+        open_uploads=_watching(watched.watched_uploads, uploads_, stores.uploads),
+        open_leases=_watching(watched.watched_leases, leases_, stores.leases),
+        secret=secret,
+        settings=_file_settings(settings),
+        watches=(content, records, uploads_, leases_),
+    )
+
+
+def _watching(
+    wrap: Callable[[watched.StoreWatch, AbstractAsyncContextManager[S]], AbstractAsyncContextManager[S]],
+    watch: watched.StoreWatch,
+    opener: Callable[[], AbstractAsyncContextManager[S]],
+) -> Callable[[], AbstractAsyncContextManager[S]]:
+    """Return what opens a store that is watched."""
+    return lambda: wrap(watch, opener())
+
+
+def _records_backend(settings: Settings) -> str:
+    return "sqlite" if settings.redis.url is None else "redis"
+
+
+def trace_stores(services: Iterable[Service], trace: watched.Trace) -> None:
+    """Have what services ask of their stores traced."""
+    for service in services:
+        if isinstance(service, FileService | BoardService):
+            for watch in service.watches:
+                watch.trace = trace
 
 
 def change_settings(services: Iterable[Service], settings: Settings) -> None:
@@ -188,6 +222,13 @@ def _file_settings(settings: Settings) -> FileSettings:
             max_ttl=settings.file.max_ttl,
             wrong_keys=Rate(settings.file.wrong_keys, settings.file.wrong_keys_rate / 60),
             proxies=Proxies.of(settings.trusted_proxies),
+        ),
+        quotas=QuotaSettings(
+            total=settings.file.quota,
+            per_address=settings.file.quota_per_address,
+            min_free=settings.file.min_free,
+            proxies=Proxies.of(settings.trusted_proxies),
+            lease=2 * settings.file.progress_timeout + 60,
         ),
     )
 

@@ -26,7 +26,11 @@ if PROFILE == "everyday":
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=10, metavar="N", help="kill -9 the daemon N times during uploads (10)"
+        "--kills",
+        type=int,
+        default=4,
+        metavar="N",
+        help="kill -9 fawad, Redis and S3 N times each (4)",
     )
     parser.addoption(
         "--seed", type=int, default=None, metavar="N", help="repeat the random choices of an earlier run"

@@ -158,12 +158,13 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
+def running(data_dir: Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Daemon]:
     """Run `fawad` with its data in `data_dir`: ready when the context begins, stopped when it ends.
 
     Args:
         data_dir: made if it is not there; a test that restarts a daemon gives the same folder again.
         flags: added to the command line.
+        environment: added to it.
 
     Raises:
         DaemonError: it did not become ready, or ended badly (with 0, unless the test told it to).
@@ -174,7 +175,9 @@ def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
         *("--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"),
         *("--admin-listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *flags),
     ]
-    with started(command, data_dir, _ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"}) as daemon:
+    with started(
+        command, data_dir, _ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"} | dict(environment or {})
+    ) as daemon:
         yield daemon
 
 

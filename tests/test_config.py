@@ -101,6 +101,8 @@ def examples(key: str, kind: Kind[Any], pairs: Path) -> list[str]:
         "board.tick": ["1ms", "2ms", "1s"],
         "cors.origins": ["*", "off", "https://a.example,loopback"],
         "window.connection": ["2MiB", "3MiB", "4MiB"],
+        "tracing.endpoint": ["http://one:4318", "https://two", "http://three:4318/otlp"],
+        "tracing.ratio": ["0.5", "0", "0.001"],
     }
     if key in special:
         return special[key]

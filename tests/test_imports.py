@@ -74,12 +74,14 @@ ROOMS = {
     ),
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
-        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing",
+        "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing "
+        "fawa.storage.watched",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
     "fawa.services.board": Room(
-        fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.meters", libraries="attrs trio"
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.storage.watched fawa.ops.meters",
+        libraries="attrs trio",
     ),
     "fawa.services.admission": Room(
         fawa="fawa.rooms fawa.services fawa.storage.base fawa.ops.logging", libraries="attrs trio"
@@ -132,6 +134,7 @@ ROOMS = {
         "fawa.proto fawa.storage.base",
         libraries="attrs grpclib msgspec trio",
     ),
+    "fawa.ops.tracing": Room(fawa="fawa.net.exchange fawa.net.router", libraries="opentelemetry trio"),
     "fawa.ops": Room(libraries="attrs msgspec rich structlog trio"),
     "fawa.completions": Room(libraries="shtab"),
     "fawa.client": Room(

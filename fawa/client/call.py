@@ -17,6 +17,7 @@ from multidict import MultiDict
 from fawa.client.errors import CallFailed, ConnectionLost, Refused
 from fawa.client.exchange import ClientExchange, Pool
 from fawa.client.method import Rpc
+from fawa.client.tracing import trace_fields
 from fawa.rpc.dialect import ClientDialect
 from fawa.rpc.stream import MetadataLike
 
@@ -65,7 +66,7 @@ class Call(Generic[Sent, Received]):
     ) -> None:
         self._caller = caller
         self._rpc = rpc
-        self._sent_metadata = metadata
+        self._sent_metadata = _with_trace(metadata)
         self._timeout = timeout
         self._deadline = None if timeout is None else trio.current_time() + timeout
         self._exchange: ClientExchange
@@ -324,3 +325,14 @@ class Call(Generic[Sent, Received]):
         """Give the call up, if it is not over."""
         if hasattr(self, "_exchange"):
             self._exchange.close()
+
+
+def _with_trace(metadata: MetadataLike | None) -> MetadataLike | None:
+    """Return what is sent with a call: of the active span, unless the caller tells of another."""
+    fields = trace_fields()
+    if not fields:
+        return metadata
+    given: MultiDict[str | bytes] = MultiDict(metadata or {})
+    if "traceparent" not in given:
+        given.extend(fields)
+    return given

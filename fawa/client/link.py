@@ -16,6 +16,7 @@ from fawa.client.dial import Dialer, Trust, parse_link
 from fawa.client.exchange import ClientExchange, Headers
 from fawa.client.http1 import H1Client
 from fawa.client.pool import background
+from fawa.client.tracing import trace_fields
 from fawa.rpc.base import USER_AGENT
 
 #: Of one part (RFC 9110 section 14.4).
@@ -97,11 +98,12 @@ async def fetch(url: str, headers: Headers, trust: Trust) -> AsyncIterator[Clien
         tls = await trio.to_thread.run_sync(trust.context, "http/1.1")
     stream = await Dialer(origin, tls, "http/1.1")()
     own = [(b"host", origin.authority.encode("ascii")), (b"user-agent", USER_AGENT)]
+    trace = [(name.encode(), value.encode()) for name, value in trace_fields()]
     async with background() as nursery:
         connection = H1Client(stream, origin.authority)
         nursery.start_soon(connection.run)
         try:
-            exchange = connection.open("GET", target, [*own, *headers], b"")
+            exchange = connection.open("GET", target, [*own, *trace, *headers], b"")
             await exchange.wait_head()
             yield exchange
         finally:

@@ -135,6 +135,29 @@ _TIME_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
 @attrs.frozen
+class Ratio(Kind[float]):
+    """A part of a whole."""
+
+    metavar = "RATIO"
+
+    def parse(self, text: str) -> float:
+        """Read a decimal number from 0 to 1."""
+        if not re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{1,9})?", text):
+            raise ValueError("is not a decimal number")
+        value = float(text)
+        _in_range(value, 0, 1)
+        return value
+
+    def show(self, value: float) -> str:
+        """Write it as it is read."""
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+
+    def allowed(self) -> str:
+        """Say the range."""
+        return "0 to 1, such as 0.05"
+
+
+@attrs.frozen
 class Duration(Kind[float]):
     """Seconds, to the millisecond."""
 

@@ -27,6 +27,7 @@ from fawa.config.kinds import (
     Networks,
     Origins,
     Place,
+    Ratio,
     RedisUrl,
     Secret,
     Several,
@@ -232,6 +233,29 @@ class FileSettings:
         Duration(0.1, HOUR), "60s", "How long an upload may stand still before it is given up.", live=True
     )
     max_size: int = setting(Size(0, 2**50), "0", "Size of one file; 0 is no limit.", live=True)
+    quota: int = setting(
+        Size(0, 2**50),
+        "0",
+        "Size of all files together, unfinished uploads included; 0 is no limit. Daemons that share records "
+        "(redis.url) share it, so set the same for all of them.",
+        live=True,
+    )
+    quota_per_address: int = setting(
+        Size(0, 2**50),
+        "0",
+        "Bytes that one address may send in an hour, and so the size of one file; 0 is no limit. What an "
+        "upload says it will have counts from its beginning. Each daemon counts for itself; trusted_proxies "
+        "says whose X-Forwarded-For counts.",
+        live=True,
+    )
+    # Small, so that a laptop whose disk is nearly full takes small files, and large enough for the databases
+    # and logs that share the disk.
+    min_free: int = setting(
+        Size(0, 2**50),
+        "64MiB",
+        "Space that uploads leave free on the disk, where files are kept in a folder; 0 lets them fill it.",
+        live=True,
+    )
     wrong_keys: int = setting(
         Integer(1, 1_000_000),
         "50",
@@ -456,6 +480,27 @@ class AdminSettings:
 
 
 @attrs.frozen
+class TracingSettings:
+    """Spans of calls and of what they ask of storage, for OpenTelemetry; needs fawa[tracing]."""
+
+    endpoint: str = setting(
+        WebAddress(),
+        "",
+        "The collector that takes them (OTLP over HTTP), such as http://collector:4318. Without it, "
+        "nothing is traced.",
+    )
+    service: str = setting(
+        Text(r"[!-~]{1,64}", "1 to 64 visible ASCII characters"), "fawa", "The name they appear under."
+    )
+    ratio: float = setting(
+        Ratio(),
+        "1",
+        "How many of the traces that begin here are kept; those that clients begin are kept if they keep "
+        "them.",
+    )
+
+
+@attrs.frozen
 class RestartSettings:
     """When a service that crashes is no longer restarted."""
 
@@ -526,6 +571,7 @@ class Settings:
     redis: RedisSettings = section(RedisSettings, "Redis")
     admin: AdminSettings = section(AdminSettings, "Admin listener")
     log: LogSettings = section(LogSettings, "Log")
+    tracing: TracingSettings = section(TracingSettings, "Tracing")
     restart: RestartSettings = section(RestartSettings, "Restarts")
 
 

@@ -25,6 +25,7 @@ _EXPOSED: Final = b", ".join(
         b"etag",
         b"greet-version",
         b"repr-digest",
+        b"retry-after",
         b"location",
         b"accept-patch",
         b"fawa-key",

@@ -80,8 +80,9 @@ class _Link:
     h3: H3Connection = attrs.field(init=False)
     #: The connection IDs that lead here.
     cids: set[bytes] = attrs.field(factory=set)
-    #: When the timers look at it next.
+    #: When the timers look at it next: for what it waits for, and whether it has been idle for too long.
     alarm: _Alarm | None = None
+    idle: _Alarm | None = None
 
 
 @attrs.define
@@ -418,9 +419,10 @@ class QuicListener:
     def _forget(self, link: _Link) -> None:
         """A connection is over, to its last packet."""
         link.h3.lose()
-        if link.alarm is not None:
-            link.alarm.link = None  # the heap would keep it until its time comes
-            link.alarm = None
+        self._disarm(link)
+        if link.idle is not None:
+            link.idle.link = None  # the heap would keep it until its time comes
+            link.idle = None
         for cid in link.cids:
             if self._routes.get(cid) is link:
                 del self._routes[cid]
@@ -438,22 +440,45 @@ class QuicListener:
     # Time.
 
     def _arm(self, link: _Link) -> None:
-        """Have the timers look at a connection when it wants; costs nothing while that only moves later."""
-        if link.alarm is not None and link.engine.is_quiet:
+        """Have the timers look at a connection when it wants.
+
+        While it waits for nothing its time only moves later, which costs nothing: it is looked at when it was
+        to be before. What was waited for has mostly come before its time; then nobody is woken for it.
+        """
+        if link.engine.is_quiet:
+            if link.alarm is not None:
+                self._disarm(link)
+                self._tidy()
+            if link.idle is None:
+                link.idle = self._set(link, self._due(link))
             return
         at = self._due(link)
-        if link.alarm is not None:
-            if link.alarm.at <= at:
-                return
-            link.alarm.link = None
-        self._set(link, at)
+        if link.alarm is None or link.alarm.at > at:
+            self._disarm(link)
+            link.alarm = self._set(link, at)
 
-    def _set(self, link: _Link, at: float) -> None:
+    def _disarm(self, link: _Link) -> None:
+        if link.alarm is not None:
+            link.alarm.link = None
+            link.alarm = None
+
+    def _set(self, link: _Link, at: float) -> _Alarm:
         if at - trio.current_time() > 2 * _GRID:
             at = math.ceil(at / _GRID) * _GRID
-        link.alarm = _Alarm(at, link)
-        heapq.heappush(self._timers, (at, next(self._turn), link.alarm))
+        alarm = _Alarm(at, link)
+        heapq.heappush(self._timers, (at, next(self._turn), alarm))
         self._sleep.deadline = min(self._sleep.deadline, at)
+        return alarm
+
+    def _tidy(self) -> float:
+        """Sleep until the next alarm that is still wanted; returns when that is."""
+        timers = self._timers
+        while timers and timers[0][2].link is None:
+            heapq.heappop(timers)
+        at = timers[0][0] if timers else math.inf
+        if at != self._sleep.deadline:
+            self._sleep.deadline = at
+        return at
 
     def _due(self, link: _Link) -> float:
         timer = link.engine.timer
@@ -465,25 +490,27 @@ class QuicListener:
 
     async def _run_timers(self) -> None:
         while True:
-            deadline = self._timers[0][0] if self._timers else math.inf
-            with trio.CancelScope(deadline=deadline) as self._sleep:
+            with trio.CancelScope(deadline=self._tidy()) as self._sleep:
                 await trio.sleep_forever()
             self._fire(trio.current_time())
             self._flush()
 
     def _fire(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
-            link = heapq.heappop(self._timers)[2].link
+            alarm = heapq.heappop(self._timers)[2]
+            link = alarm.link
             if link is None:
                 continue
-            link.alarm = None
+            if link.alarm is alarm:
+                link.alarm = None
+            else:
+                link.idle = None
             if link in self._greeting and now >= link.deadline:
                 self.counts.expired += 1
                 self._forget(link)
                 continue
-            at = self._due(link)
-            if at > now:
-                self._set(link, at)  # it has moved
+            if self._due(link) > now:
+                self._arm(link)  # it has moved
                 continue
             link.engine.expire_heads(now - self._limits.header_timeout)
             timer = link.engine.timer

@@ -36,10 +36,11 @@ _SAMPLE: Final = 4
 _ACK: Final = 0x02
 _STREAM: Final = 0x08
 _OFF, _LEN, _FIN = 4, 2, 1
-#: Seconds until a packet that no others follow is acknowledged (RFC 9000 section 13.2.1: up to 25 ms), and
-#: how many are as soon as aioquic would.
-_LONE_ACK_DELAY: Final = 0.005
-_FEW: Final = 2
+#: Seconds until a few packets are acknowledged (RFC 9000 section 13.2.1: up to 25 ms), so that what answers
+#: them takes that along; and how many are acknowledged as soon as aioquic would. Section 13.2.2 has every
+#: second one for that; each acknowledgement costs both sides as much as other packets, so it is fewer here.
+_FEW_ACK_DELAY: Final = 0.005
+_MANY: Final = 8
 
 
 class ShortReceiver(QuicCore):
@@ -140,12 +141,12 @@ class ShortReceiver(QuicCore):
             self._acknowledge_later(space, now)
 
     def _acknowledge_later(self, space: QuicPacketSpace, now: float) -> None:
-        """Wait with the acknowledgement of a single packet: mostly an answer takes it along."""
+        """Wait with the acknowledgement of a few packets: mostly an answer takes it along."""
         self._unacknowledged += 1
         if space.ack_at is None:
             self._unacknowledged = 1
-            space.ack_at = now + _LONE_ACK_DELAY
-        elif self._unacknowledged == _FEW:
+            space.ack_at = now + _FEW_ACK_DELAY
+        elif self._unacknowledged == _MANY:
             space.ack_at = min(space.ack_at, now + self._ack_delay)
 
     def _frames_received(self, plain: bytes, space: QuicPacketSpace, now: float) -> bool:

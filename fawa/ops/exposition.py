@@ -84,12 +84,16 @@ class Exposition(Collector):
             (),
             [((), meters.lag)],
         )
+        # Several services may have figures of one name, which differ in their labels.
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for figure in self._figures():
-            make = CounterMetricFamily if figure.counts else GaugeMetricFamily
-            family = make(figure.name, figure.text, labels=figure.labels)
+            family = families.get(figure.name)
+            if family is None:
+                make = CounterMetricFamily if figure.counts else GaugeMetricFamily
+                family = families[figure.name] = make(figure.name, figure.text, labels=figure.labels)
             for labels, value in figure.read():
                 family.add_metric(labels, value)
-            yield family
+        yield from families.values()
 
 
 def _histogram(

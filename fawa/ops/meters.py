@@ -79,6 +79,8 @@ class Meters:
         traffic.sent += exchange.bytes_out
         if exchange.upgraded:
             wire, _, code = exchange.label.partition(" ")
+            if code not in _CLOSE_CODES:
+                code = OTHER
             self.sessions[wire, code] = self.sessions.get((wire, code), 0) + 1
         elif exchange.code is not None:
             call = (path, exchange.label, exchange.code.name)
@@ -98,6 +100,8 @@ class Meters:
             self.lag.add(max(0.0, trio.current_time() - due))
 
 
+#: The standards' and fawa's own; clients may close with thousands of others.
+_CLOSE_CODES: Final = frozenset(("", "0", "broken", *map(str, [*range(1000, 1016), *range(4400, 4500)])))
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"))
 
 

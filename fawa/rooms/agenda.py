@@ -94,12 +94,12 @@ class Agenda(Generic[T]):
         self._end.set()
 
     async def wait_news(self) -> None:
-        """Wait until a room is to be flushed, or is sending."""
+        """Wait until a room is to be flushed, or is sending: for what came since the last `take_dirty`."""
         await self._news.wait()
-        self._news = trio.Event()
 
     def take_dirty(self) -> list[T]:
         """Return and forget the rooms that are to be flushed."""
+        self._news = trio.Event()
         rooms = list(self._dirty)
         self._dirty.clear()
         return rooms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,7 +76,8 @@ class Rooms:
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
     #: Boards `created`, `revived`, `expired` and `failed`; clients `joined`, `resumed`, `left` and
-    #: `closed <code>`; copies `saved`.
+    #: `closed <code>`; copies `saved` and
+    #: `swept` away.
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
     _rooms: dict[str, Room] = attrs.field(factory=dict, init=False)
     _agenda: Agenda[Room] = attrs.field(init=False)
@@ -247,12 +249,17 @@ class Rooms:
 
     async def _flush_loop(self) -> None:
         agenda = self._agenda
+        flushed = -math.inf
         while True:
             if agenda.sending:
                 with trio.move_on_after(_POLL):
                     await agenda.wait_news()
             else:
                 await agenda.wait_news()
+            if trio.current_time() < flushed + agenda.tick:
+                # What comes meanwhile goes out together; what comes after a pause goes at once.
+                await trio.sleep_until(flushed + agenda.tick)
+                await trio.lowlevel.checkpoint()  # what has come by the same moment goes along
             for room in agenda.take_dirty():
                 room.flush()
                 await trio.lowlevel.checkpoint()
@@ -261,9 +268,7 @@ class Rooms:
                 if not room.is_sending:
                     agenda.sending.discard(room)
                 await trio.lowlevel.checkpoint()
-            if agenda.tick:
-                # What comes meanwhile goes out together; what came after a pause has gone at once.
-                await trio.sleep(agenda.tick)
+            flushed = trio.current_time()
 
     async def _wake_loop(self) -> None:
         while True:
@@ -322,7 +327,8 @@ class Rooms:
         while True:
             if self._store is not None:
                 with self._reporting():
-                    await self._store.sweep(self.clock(), self._settings.max_kept)
+                    swept = await self._store.sweep(self.clock(), self._settings.max_kept)
+                    self.counts["swept"] += swept
             await trio.sleep(_SWEEP)
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -65,6 +65,19 @@ def _parse(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def sender(proxies: Proxies, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return what is known of who sends a request, as `holder` has it.
+
+    Args:
+        proxies: whose word is taken.
+        peer: address and port at the other end of the connection.
+        headers: of the request.
+
+    """
+    forwarded = [value.decode("latin-1") for name, value in headers if name.lower() == b"x-forwarded-for"]
+    return holder(proxies.client(peer, forwarded))
 
 
 def holder(address: str) -> str:

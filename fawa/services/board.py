@@ -12,7 +12,9 @@ import trio
 from fawa.ops.meters import Figure, gauge
 from fawa.rooms.rooms import Rooms
 from fawa.services.base import Offer, checks
+from fawa.services.figures import storage_figures
 from fawa.storage.base import BoardStore
+from fawa.storage.watched import StoreWatch
 
 
 @attrs.define(eq=False)
@@ -23,6 +25,12 @@ class BoardService:
     #: Opens where copies are kept; each run opens and closes it anew.
     open_store: Callable[[], AbstractAsyncContextManager[BoardStore]]
     name: str = "board"
+    #: What is seen of the store.
+    watches: tuple[StoreWatch, ...] = ()
+
+    def outline(self) -> Offer:
+        """Return what there is of it without the store."""
+        return Offer(figures=self._figures())
 
     async def run(self, task_status: trio.TaskStatus[Offer]) -> NoReturn:
         """Work until cancelled.
@@ -53,8 +61,8 @@ class BoardService:
             gauge("fawa_board_backlog_bytes", "What waits for clients to read it.", lambda: rooms.backlog),
             Figure(
                 "fawa_board_changes",
-                "Boards that were made, brought back, forgotten, and that failed; copies stored.",
-                counted("created", "revived", "expired", "failed", "saved"),
+                "Boards that were made, brought back, forgotten, and that failed; copies stored and swept.",
+                counted("created", "revived", "expired", "failed", "saved", "swept"),
                 ("what",),
                 counts=True,
             ),
@@ -73,4 +81,5 @@ class BoardService:
                 ("step",),
                 counts=True,
             ),
+            *storage_figures(self.watches),
         )

@@ -17,6 +17,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.ops.logging import get_logger
+from fawa.ops.meters import gauge
 from fawa.proto.file.v1.file_grpc import FileServiceBase
 from fawa.proto.file.v1.file_pb2 import (
     CancelUploadRequest,
@@ -38,11 +39,13 @@ from fawa.proto.file.v1.file_pb2 import (
 from fawa.rpc.stream import Stream
 from fawa.services.base import Offer, checks
 from fawa.services.downloads import AllTaken, Downloads
+from fawa.services.figures import Flow, Swept, Transfers, storage_figures
 from fawa.services.file_uploads import UploadRpc, checked_sha256, share
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.links import Links, link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted, content_disposition, guess_type
+from fawa.services.quotas import OverQuota, Quotas, QuotaSettings, Room
 from fawa.services.sharing import Denied, Sharing, SharingSettings, TooOften
 from fawa.services.sweeping import Sweeping
 from fawa.services.unary import receive_one
@@ -64,6 +67,7 @@ from fawa.storage.base import (
 )
 from fawa.storage.leases import Leases, embedded_leases
 from fawa.storage.lifecycle import find, open_file, publish, remove
+from fawa.storage.watched import StoreWatch
 
 _log = get_logger("fawa.services.file")
 
@@ -88,6 +92,7 @@ class FileSettings:
     public_url: str = ""
     #: On what terms files may be shared; `ttl` there is that above.
     sharing: SharingSettings = attrs.field(factory=SharingSettings)
+    quotas: QuotaSettings = attrs.field(factory=QuotaSettings)
 
 
 @attrs.frozen(eq=False)
@@ -104,15 +109,26 @@ class FileRpc(FileServiceBase):
     sharing: Sharing
     #: Uploads that may be interrupted, where the stores can keep them.
     uploads: Uploads | None = None
+    transfers: Transfers = attrs.field(factory=Transfers)
+    quotas: Quotas = attrs.field()
+
+    @quotas.default
+    def _no_quotas(self) -> Quotas:
+        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     async def SendFile(self, stream: Stream[SendFileRequest, SendFileResponse]) -> None:
         """Store a file; answers once it is durable. An upload that does not end well leaves nothing."""
         settings = self.settings()
         info = await _receive_info(stream, settings)
+        address = self._address(stream)
         if info.upload_id:
             with _status_of_storage_errors():
-                async with aclosing(_contents(stream, settings.progress_timeout)) as chunks:
-                    answer = await self._resumable().send(info, chunks)
+                resumable = self._resumable()
+                async with (
+                    self.transfers.rpc_up as flow,
+                    aclosing(_contents(stream, settings.progress_timeout, flow)) as chunks,
+                ):
+                    answer = await resumable.send(info, chunks, flow, address)
             await stream.send_message(answer)
             return
         expected = checked_sha256(info.sha256)
@@ -121,8 +137,12 @@ class FileRpc(FileServiceBase):
             await self.metadata.check()
             shared = await share(self.sharing, info.terms)
             key = make_key()
-            async with self.content.create(key) as upload:
-                await _receive_content(stream, upload, info.size, settings.progress_timeout)
+            async with (
+                self.quotas.room(key, info.size, address) as room,
+                self.transfers.rpc_up as flow,
+                self.content.create(key) as upload,
+            ):
+                await _receive_content(stream, upload, room, info.size, settings.progress_timeout, flow)
                 sha256 = await upload.digest()
                 if expected is not None and expected != sha256:
                     text = f"what came has the SHA-256 {sha256.hex()}, not {expected.hex()}: send it again"
@@ -145,7 +165,7 @@ class FileRpc(FileServiceBase):
         """Begin an upload that may be interrupted."""
         request = await receive_one(stream)
         with _status_of_storage_errors():
-            answer = await self._resumable().start(request)
+            answer = await self._resumable().start(request, self._address(stream))
         await stream.send_message(answer)
 
     async def GetUpload(self, stream: Stream[GetUploadRequest, GetUploadResponse]) -> None:
@@ -161,6 +181,10 @@ class FileRpc(FileServiceBase):
         with _status_of_storage_errors():
             await self._resumable().cancel(request.upload_id)
         await stream.send_message(CancelUploadResponse())
+
+    def _address(self, stream: object) -> str:
+        """Return whom the bytes of a call are counted for."""
+        return self.quotas.address(cast("Any", stream).exchange)
 
     def _resumable(self) -> UploadRpc:
         if self.uploads is None:
@@ -187,9 +211,10 @@ class FileRpc(FileServiceBase):
                     expires_at=_milliseconds(record.expires),
                 )
                 await stream.send_message(first)
-                async with aclosing(content.read(start, count)) as pieces:
+                async with self.transfers.rpc_down as flow, aclosing(content.read(start, count)) as pieces:
                     async for piece in pieces:
                         await _send_content(stream, ReceiveFileResponse(filename=name), "chunk_data", piece)
+                        flow.bytes += len(piece)
                 # Of a download in parts, exactly one has the last byte.
                 download.completed = start + count == record.size
 
@@ -316,17 +341,23 @@ async def _receive_info(stream: Stream[SendFileRequest, Any], settings: FileSett
 
 
 async def _receive_content(
-    stream: Stream[SendFileRequest, Any], upload: Upload, size: int, progress_timeout: float
+    stream: Stream[SendFileRequest, Any],
+    upload: Upload,
+    room: Room,
+    size: int,
+    progress_timeout: float,
+    flow: Flow,
 ) -> None:
     """Write the chunks of an upload; they must come to exactly `size` bytes."""
     received = 0
-    async with aclosing(_contents(stream, progress_timeout)) as chunks:
+    async with aclosing(_contents(stream, progress_timeout, flow)) as chunks:
         async for data in chunks:
             received += len(data)
             if received > size:
                 raise GRPCError(
                     Status.INVALID_ARGUMENT, f"info.size says {size} bytes, and at least {received} came"
                 )
+            await room.grow(received)
             await upload.write(data)
     if received < size:
         raise GRPCError(
@@ -335,7 +366,7 @@ async def _receive_content(
 
 
 async def _contents(
-    stream: Stream[SendFileRequest, Any], progress_timeout: float
+    stream: Stream[SendFileRequest, Any], progress_timeout: float, flow: Flow
 ) -> AsyncGenerator[bytes | memoryview, None]:
     """Iterate over what the chunks hold, to the end of the call."""
     while True:
@@ -354,6 +385,7 @@ async def _contents(
             raise _stalled(progress_timeout)
         if not data:
             return
+        flow.bytes += len(data)
         yield data
 
 
@@ -386,7 +418,7 @@ def _status_of_storage_errors() -> Iterator[None]:
         raise _unknown_key() from None
     except Denied as error:
         raise GRPCError(Status.PERMISSION_DENIED, str(error)) from None
-    except (AllTaken, TooOften) as error:
+    except (AllTaken, OverQuota, TooOften) as error:
         raise GRPCError(Status.RESOURCE_EXHAUSTED, str(error)) from None
     except OutOfSpace as error:
         _log.error("there is no room for a file", error=str(error))
@@ -452,20 +484,43 @@ class FileService:
     settings: FileSettings = attrs.field(factory=FileSettings)
     #: The time in Unix seconds.
     clock: Callable[[], float] = time.time
+    #: What is seen of the stores.
+    watches: tuple[StoreWatch, ...] = ()
+    #: Counted over all runs.
+    transfers: Transfers = attrs.field(factory=Transfers, init=False)
+    swept: Swept = attrs.field(factory=Swept, init=False)
 
     def _offer(
-        self, content: ContentStore, metadata: MetadataStore, uploads: Uploads | None = None, **more: Any
+        self,
+        content: ContentStore,
+        metadata: MetadataStore,
+        quotas: Quotas,
+        uploads: Uploads | None = None,
+        **more: Any,
     ) -> Offer:
         sharing = Sharing(self._sharing_settings)
-        rpc = FileRpc(content, metadata, self.secret, lambda: self.settings, self.clock, sharing, uploads)
-        links = Links(Downloads(content, metadata, self.clock), self.secret, self.clock)
-        intake = Intake(content, metadata, self.secret, self._intake_settings, self.clock)
-        return Offer(rpc=(rpc,), http={**links.routes, **HttpUploads(intake, uploads).routes}, **more)
+        clock, secret, transfers = self.clock, self.secret, self.transfers
+        rpc = FileRpc(
+            content, metadata, secret, lambda: self.settings, clock, sharing, uploads, transfers, quotas
+        )
+        links = Links(Downloads(content, metadata, clock), secret, clock, transfers)
+        intake = Intake(content, metadata, secret, self._intake_settings, clock, transfers, quotas)
+        stored = gauge(
+            "fawa_file_bytes",
+            "Bytes of all files as of the last sweep, with those held for unfinished uploads",
+            lambda: quotas.taken,
+        )
+        return Offer(
+            rpc=(rpc,),
+            http={**links.routes, **HttpUploads(intake, uploads).routes},
+            figures=(stored, *transfers.figures, *self.swept.figures, *storage_figures(self.watches)),
+            **more,
+        )
 
     def outline(self) -> Offer:
         """Return what it will serve once the stores are open; until then nothing asks for them."""
         not_yet: Any = None
-        return self._offer(not_yet, not_yet)
+        return self._offer(not_yet, not_yet, self._quotas(not_yet, not_yet))
 
     async def run(self, task_status: trio.TaskStatus[Offer]) -> None:
         """Serve until cancelled.
@@ -483,19 +538,31 @@ class FileService:
             self.open_leases() as leases,
             AsyncExitStack() as stack,
         ):
+            quotas = self._quotas(content, metadata)
             stores: tuple[Dependency, ...] = (metadata,)
             uploads: Uploads | None = None
             if self.open_uploads is not None and isinstance(content, ResumableStore):
                 records = await stack.enter_async_context(self.open_uploads())
-                uploads = Uploads(content, metadata, records, self._upload_limits, self.clock)
+                uploads = Uploads(content, metadata, records, self._upload_limits, self.clock, quotas)
                 stores = metadata, records
             sweeping = Sweeping(
-                content, metadata, uploads, leases, self.clock, lambda: self.settings.sweep_interval
+                content,
+                metadata,
+                uploads,
+                leases,
+                self.clock,
+                lambda: self.settings.sweep_interval,
+                quotas,
+                self.swept,
             )
             await sweeping.start()
             all_checks = {**content.checks, **checks(*stores)}
-            task_status.started(self._offer(content, metadata, uploads, checks=all_checks))
+            offer = self._offer(content, metadata, quotas, uploads, checks=all_checks)
+            task_status.started(offer)
             await sweeping.run()
+
+    def _quotas(self, content: ContentStore, metadata: MetadataStore) -> Quotas:
+        return Quotas(content, metadata, lambda: self.settings.quotas, self.clock)
 
     def _upload_limits(self) -> UploadLimits:
         settings = self.settings

@@ -20,6 +20,7 @@ from fawa.proto.file.v1.file_pb2 import (
     Terms,
     UploadOffset,
 )
+from fawa.services.figures import Flow
 from fawa.services.names import check_name_untrusted, guess_type
 from fawa.services.sharing import Shared, Sharing
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, Uploads, Writer
@@ -39,8 +40,8 @@ class UploadRpc:
     #: Makes the answer for a file that is whole.
     answer: Callable[[FileRecord], SendFileResponse]
 
-    async def start(self, request: StartUploadRequest) -> StartUploadResponse:
-        """Begin an upload."""
+    async def start(self, request: StartUploadRequest, address: str) -> StartUploadResponse:
+        """Begin an upload, which is counted for an address."""
         try:
             check_name_untrusted(request.name)
         except ValueError as error:
@@ -57,6 +58,7 @@ class UploadRpc:
                 sha256=checked_sha256(request.sha256),
                 ttl=shared.ttl,
                 terms=shared.terms,
+                address=address,
             )
         return StartUploadResponse(
             upload_id=record.id,
@@ -81,14 +83,15 @@ class UploadRpc:
         with _status_of_upload_errors():
             await self.uploads.cancel(upload_id)
 
-    async def send(self, info: FileInfo, chunks: Chunks) -> SendFileResponse:
+    async def send(self, info: FileInfo, chunks: Chunks, flow: Flow, address: str) -> SendFileResponse:
         """Go on with an upload; what came is kept, however this ends."""
         if info.offset < 0:
             raise GRPCError(Status.INVALID_ARGUMENT, f"an offset cannot be {info.offset}")
         sha256 = checked_sha256(info.sha256)
         with _status_of_upload_errors():
-            async with self.uploads.resume(info.upload_id, info.offset) as writer:
+            async with self.uploads.resume(info.upload_id, info.offset, address) as writer:
                 _check_same(info, writer)
+                flow.resumed += writer.offset > 0
                 async for data in chunks:
                     await writer.write(data)
                 if writer.is_whole or (info.complete and writer.record.size is None):

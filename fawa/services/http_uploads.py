@@ -19,7 +19,7 @@ import attrs
 from fawa.net.exchange import Exchange
 from fawa.net.router import TOP_LEVEL, Route
 from fawa.services import resumption, tus
-from fawa.services.fields import field, media_type
+from fawa.services.fields import content_length, field, media_type
 from fawa.services.intake import (
     PREFIX,
     UPLOADS,
@@ -162,11 +162,18 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFil
     intake.check_size(exchange, None)
     limits = intake.settings().limits
     key, size = make_key(), 0
-    async with intake.content.create(key) as upload:
+    address = intake.quotas.address(exchange)
+    async with (
+        intake.quotas.room(key, content_length(exchange), address) as room,
+        intake.transfers.put as flow,
+        intake.content.create(key) as upload,
+    ):
         while data := await exchange.receive():
             size += len(data)
+            flow.bytes += len(data)
             if 0 < limits.max_file_size < size:
                 raise TooLong(f"the largest file taken here has {limits.max_file_size} bytes, and more came")
+            await room.grow(size)
             await upload.write(data)
         digest = await upload.digest()
         if expected not in {None, digest}:

@@ -16,8 +16,10 @@ import trio
 from fawa.net.exchange import BodyTimeout, Exchange, Headers
 from fawa.ops.logging import get_logger
 from fawa.services.fields import accepts, content_length, digests_untrusted, field
+from fawa.services.figures import Flow, Transfers
 from fawa.services.links import link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted
+from fawa.services.quotas import NeverFits, NoRoom, Quotas, QuotaSettings, TooMuch
 from fawa.services.uploads import (
     BeyondSize,
     Gone,
@@ -160,6 +162,12 @@ class Intake:
     settings: Callable[[], IntakeSettings]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    transfers: Transfers = attrs.field(factory=Transfers)
+    quotas: Quotas = attrs.field()
+
+    @quotas.default
+    def _no_quotas(self) -> Quotas:
+        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     def base(self, exchange: Exchange) -> str:
         """Return what a link will begin with; asked before anything is stored.
@@ -194,7 +202,9 @@ class Intake:
         if 0 < most < least:
             raise TooLong(f"the file has {least} bytes, the largest taken here has {most}")
 
-    async def append(self, exchange: Exchange, writer: Writer, checksums: Sequence[Checksum]) -> None:
+    async def append(
+        self, exchange: Exchange, writer: Writer, checksums: Sequence[Checksum], flow: Flow
+    ) -> None:
         """Append the body of a request to an upload.
 
         What came before the line broke is kept, unless there is a checksum that it cannot be held against.
@@ -204,6 +214,7 @@ class Intake:
             BodyTimeout: nothing came for too long.
             Disconnected: the client is gone.
             Fenced: another writer has taken over.
+            OverQuota: there is no room for them.
             StorageError: the store failed.
             TooLong: the upload cannot have so many bytes.
 
@@ -215,8 +226,10 @@ class Intake:
             )
         if length is not None:
             self.check_size(exchange, writer.offset + length)
+        flow.resumed += writer.offset > 0
         try:
             while data := await exchange.receive():
+                flow.bytes += len(data)
                 for checksum in checksums:
                     checksum.digest.update(data)
                 await writer.write(data)
@@ -310,8 +323,12 @@ def refusing() -> Iterator[None]:
     except Fenced:
         text = "another request goes on with this upload, or has finished or cancelled it: ask with HEAD"
         raise Refused(409, text) from None
-    except TooLong as error:
+    except (NeverFits, TooLong) as error:
         raise Refused(413, str(error)) from None
+    except NoRoom as error:
+        raise Refused(507, str(error)) from None
+    except TooMuch as error:
+        raise Refused(429, str(error), [(b"retry-after", b"%d" % math.ceil(error.wait))]) from None
     except (BadChecksum, Incomplete, Mismatch) as error:
         raise Refused(400, str(error)) from None
     except BodyTimeout as error:

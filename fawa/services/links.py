@@ -28,6 +28,7 @@ from fawa.ops.logging import get_logger
 from fawa.services.conditions import Conditions, Outcome, format_date
 from fawa.services.downloads import AllTaken, Downloads
 from fawa.services.fields import field
+from fawa.services.figures import Flow, Transfers
 from fawa.services.names import content_disposition
 from fawa.services.ranges import Span, multipart, parse_range_untrusted
 from fawa.storage.base import (
@@ -49,6 +50,8 @@ _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]
 
 #: Seconds after which a client may try again when storage fails.
 _RETRY_AFTER: Final = 5
+#: Bytes sent by the system alone until they are counted: small enough to see a transfer go on.
+_COUNTED: Final = 64 * 1024 * 1024
 
 #: The file is not a page of ours: it must not be run or shown as one, nor kept by shared caches.
 _SAFE: Final = [
@@ -124,6 +127,7 @@ class Links:
     secret: bytes = attrs.field(repr=False)
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    transfers: Transfers = attrs.field(factory=Transfers)
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -155,7 +159,9 @@ class Links:
                     self._answering_failure(exchange, link.key),
                     self.downloads.open(link.key) as download,
                 ):
-                    download.completed = await _send(exchange, download.record, download.content)
+                    download.completed = await _send(
+                        exchange, download.record, download.content, self.transfers.link
+                    )
 
     @asynccontextmanager
     async def _answering_failure(self, exchange: Exchange, key: str) -> AsyncIterator[None]:
@@ -183,7 +189,7 @@ class Links:
                 exchange.respond_text(503, text, [retry, *_DO_NOT_KEEP])
 
 
-async def _send(exchange: Exchange, record: FileRecord, content: Content) -> bool:
+async def _send(exchange: Exchange, record: FileRecord, content: Content, flow: Flow) -> bool:
     """Answer with the file or what was asked of it; tell whether the file's last byte was sent.
 
     That is what counts as a download: of a download in pieces, one after the other or side by side, exactly
@@ -241,18 +247,21 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content) -> boo
             status, parts, tail, length = 206, body.parts, body.tail, body.length
             content_type = body.content_type
     headers += (b"content-type", content_type), (b"content-length", b"%d" % length)
-    if exchange.method == "HEAD" or not length:
+    if exchange.method == "HEAD":
         exchange.start(status, headers, end=True)
-        return exchange.method == "GET"
-    exchange.start(status, headers)
-    for head, span in parts:
-        if head:
-            exchange.push(head)
-        await _send_span(exchange, content, span)
-    if tail:
-        exchange.push(tail)
-    exchange.finish()
-    await exchange.drain()
+        return False
+    async with flow:
+        exchange.start(status, headers, end=not length)
+        if not length:
+            return True
+        for head, span in parts:
+            if head:
+                exchange.push(head)
+            await _send_span(exchange, content, span, flow)
+        if tail:
+            exchange.push(tail)
+        exchange.finish()
+        await exchange.drain()
     return any(span.end == size for _, span in parts)
 
 
@@ -266,10 +275,16 @@ def _asked_spans(
     return parse_range_untrusted(value, size)
 
 
-async def _send_span(exchange: Exchange, content: Content, span: Span) -> None:
+async def _send_span(exchange: Exchange, content: Content, span: Span, flow: Flow) -> None:
     if content.file is not None:
-        await exchange.send_file(content.file, span.start, span.count)
+        for start in range(span.start, span.end, _COUNTED):
+            sent = exchange.bytes_out
+            try:
+                await exchange.send_file(content.file, start, min(_COUNTED, span.end - start))
+            finally:
+                flow.bytes += exchange.bytes_out - sent
     else:
         async with aclosing(content.read(span.start, span.count)) as pieces:
             async for piece in pieces:
                 await exchange.send(piece)
+                flow.bytes += len(piece)

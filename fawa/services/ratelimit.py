@@ -48,9 +48,9 @@ class Buckets:
     #: The key used last comes last.
     _full_at: OrderedDict[Hashable, float] = attrs.field(factory=OrderedDict, init=False)
 
-    def take(self, key: Hashable, now: float) -> float:
-        """Let `key` do something once; returns 0, or the seconds after which it may, having refused."""
-        full_at = max(self._full_at.get(key, now), now) + 1 / self.rate.per_second
+    def take(self, key: Hashable, now: float, count: float = 1) -> float:
+        """Let `key` do something, so often at once; returns 0, or having refused, the seconds to wait."""
+        full_at = max(self._full_at.get(key, now), now) + count / self.rate.per_second
         wait = full_at - now - self.rate.burst / self.rate.per_second
         # What is less than a nanosecond is rounding.
         if wait > 1e-9:
@@ -61,7 +61,11 @@ class Buckets:
             self._full_at.popitem(last=False)
         return 0.0
 
-    def give_back(self, key: Hashable) -> None:
-        """Let what `key` did last not count."""
+    def give_back(self, key: Hashable, count: float = 1) -> None:
+        """Let what `key` did last, `count` times, not count."""
         if key in self._full_at:
-            self._full_at[key] -= 1 / self.rate.per_second
+            self._full_at[key] -= count / self.rate.per_second
+
+    def left(self, key: Hashable, now: float) -> float:
+        """Return how often `key` may do something now."""
+        return self.rate.burst - max(0.0, self._full_at.get(key, now) - now) * self.rate.per_second

@@ -112,7 +112,8 @@ class Resumption:
             base = self.intake.base(exchange)
             self.intake.check_size(exchange, size)
             sha256 = whole_sha256(exchange)
-            record = await self.uploads.start(name, size, guess_type(name), sha256=sha256)
+            address = self.uploads.quotas.address(exchange)
+            record = await self.uploads.start(name, size, guess_type(name), sha256=sha256, address=address)
             limit = (b"upload-limit", self._limits_of(record))
             location = (b"location", self.intake.address(record.id))
             informed = _may_be_informed(exchange)
@@ -122,9 +123,10 @@ class Resumption:
             async with (
                 # Unless the client knows where it is, nobody can go on.
                 removing(self.uploads, record, TooLong if informed else BaseException),
-                self.uploads.resume(record.id, 0) as writer,
+                self.uploads.resume(record.id, 0, address) as writer,
+                self.intake.transfers.draft as flow,
             ):
-                await self.intake.append(exchange, writer, checksums)
+                await self.intake.append(exchange, writer, checksums, flow)
                 whole, stored = await self._outcome(writer, base, finish=bool(complete))
             if whole is not None:
                 _answer_complete(exchange, whole)
@@ -182,14 +184,16 @@ class Resumption:
         base = self.intake.base(exchange)
         ended = False
         try:
-            async with self.uploads.resume(upload_id, offset) as writer:
+            address = self.uploads.quotas.address(exchange)
+            async with self.uploads.resume(upload_id, offset, address) as writer:
                 if size is not None:
                     self.intake.check_size(exchange, size)
                     await writer.declare_size(size)
                 # Who sends more than it said does not know what it sends: nothing may follow (section 4.4.2).
-                async with removing(self.uploads, writer.record, BeyondSize):
-                    await self.intake.append(exchange, writer, checksums)
-                whole, stored = await self._outcome(writer, base, finish=complete)
+                async with self.intake.transfers.draft as flow:
+                    async with removing(self.uploads, writer.record, BeyondSize):
+                        await self.intake.append(exchange, writer, checksums, flow)
+                    whole, stored = await self._outcome(writer, base, finish=complete)
         except Ended:
             ended = True
         if ended:

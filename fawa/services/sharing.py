@@ -16,7 +16,7 @@ import trio
 
 from fawa.net.exchange import Exchange
 from fawa.services import passwords
-from fawa.services.addresses import Proxies, holder
+from fawa.services.addresses import Proxies, sender
 from fawa.services.attempts import Attempts
 from fawa.services.ratelimit import Rate
 from fawa.storage.base import FileRecord, NotFound, Terms
@@ -111,10 +111,7 @@ class Sharing:
         """
         settings = self._settings()
         self._wrong.rate = settings.wrong_keys
-        forwarded = [
-            value.decode("latin-1") for name, value in exchange.headers if name.lower() == b"x-forwarded-for"
-        ]
-        address = holder(settings.proxies.client(exchange.peer, forwarded))
+        address = sender(settings.proxies, exchange.peer, exchange.headers)
         async with self._wrong.one(address, _from_address, NotFound, Denied):
             yield
 

@@ -10,6 +10,8 @@ import attrs
 import trio
 
 from fawa.ops.logging import get_logger
+from fawa.services.figures import Swept
+from fawa.services.quotas import Quotas
 from fawa.services.uploads import Uploads
 from fawa.storage.base import ContentStore, MetadataStore, NotFound, OutOfReach, StorageError
 from fawa.storage.leases import Lease, Leases
@@ -39,6 +41,8 @@ class Sweeping:
     clock: Callable[[], float]
     #: Seconds from one sweep to the next; asked each time, so that settings can change under it.
     interval: Callable[[], float]
+    quotas: Quotas
+    swept: Swept = attrs.field(factory=Swept)
     _is_repaired: bool = attrs.field(default=False, init=False)
 
     async def start(self) -> None:
@@ -54,6 +58,7 @@ class Sweeping:
         await self.content.claim(await self.metadata.identity(), self._is_recorded)
         try:
             await self._repair()
+            await self.quotas.look()
         except OutOfReach as error:
             _log.error("files are served without having been repaired", error=str(error))
 
@@ -81,10 +86,13 @@ class Sweeping:
                         await self._repair()
                     lease = await self.leases.acquire(_LEASE, _LEASE_INTERVALS * interval)
                 except StorageError as error:
+                    self.swept.failed += 1
                     _log.error("expired files remain and are tried again", error=str(error))
                 else:
                     if lease is not None:
                         await self._sweep()
+                    with suppress(StorageError):  # the next look is soon
+                        await self.quotas.look()
         finally:
             if lease is not None:
                 with trio.move_on_after(_RELEASE_TIMEOUT, shield=True), suppress(StorageError):
@@ -93,7 +101,10 @@ class Sweeping:
     async def _repair(self) -> None:
         if self.uploads is not None and (removed := await self.uploads.repair()):
             _log.warning("content of unknown uploads was removed", count=removed)
+            self.swept.removed["stray"] += removed
         repaired = await repair(self.content, self.metadata, self.clock())
+        self.swept.removed["file"] += repaired.expired
+        self.swept.removed["stray"] += repaired.uncommitted + repaired.unrecorded + repaired.empty
         if repaired.total:
             _log.warning("file storage was left untidy and is tidy now", **attrs.asdict(repaired))
         if repaired.elsewhere:
@@ -106,13 +117,20 @@ class Sweeping:
         self._is_repaired = True
 
     async def _sweep(self) -> None:
+        swept, failed = self.swept, False
         try:
             if removed := await expire(self.content, self.metadata, self.clock()):
+                swept.removed["file"] += removed
                 _log.debug("expired files were removed", count=removed)
         except StorageError as error:
+            failed = True
             _log.error("expired files remain and are tried again", error=str(error))
         try:
             if self.uploads is not None and (removed := await self.uploads.sweep()):
+                swept.removed["upload"] += removed
                 _log.debug("expired uploads were removed", count=removed)
         except StorageError as error:
+            failed = True
             _log.error("expired uploads remain and are tried again", error=str(error))
+        swept.failed += failed
+        swept.done += not failed

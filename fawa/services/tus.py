@@ -83,7 +83,8 @@ class Tus:
         has_part = media_type(field(exchange, b"content-type")) == PART
         if not has_part and await exchange.receive():
             raise Refused(415, f"a body must have the Content-Type {PART}")
-        record = await self.uploads.start(name, size, guess_type(name), metadata=metadata)
+        address = self.uploads.quotas.address(exchange)
+        record = await self.uploads.start(name, size, guess_type(name), metadata=metadata, address=address)
         location = (b"location", self.intake.address(record.id))
         if not has_part and size != 0:
             exchange.start(201, [location, *_expiry(record)], end=True)
@@ -91,9 +92,10 @@ class Tus:
         async with (
             # Nobody has been told where it is.
             removing(self.uploads, record, BaseException),
-            self.uploads.resume(record.id, 0) as writer,
+            self.uploads.resume(record.id, 0, address) as writer,
+            self.intake.transfers.tus as flow,
         ):
-            await self.intake.append(exchange, writer, checksums)
+            await self.intake.append(exchange, writer, checksums, flow)
             told = await self._outcome(writer, base)
         exchange.start(201, [location, *told], end=True)
 
@@ -125,12 +127,14 @@ class Tus:
         base = self.intake.base(exchange)
         told: Headers | None = None
         try:
-            async with self.uploads.resume(upload_id, offset) as writer:
+            address = self.uploads.quotas.address(exchange)
+            async with self.uploads.resume(upload_id, offset, address) as writer:
                 if size is not None:
                     self.intake.check_size(exchange, size)
                     await writer.declare_size(size)
-                await self.intake.append(exchange, writer, checksums)
-                told = await self._outcome(writer, base)
+                async with self.intake.transfers.tus as flow:
+                    await self.intake.append(exchange, writer, checksums, flow)
+                    told = await self._outcome(writer, base)
         except Ended:
             pass
         if told is None:

@@ -19,6 +19,7 @@ from typing import Final
 
 import attrs
 
+from fawa.services.quotas import Quotas, QuotaSettings, Room
 from fawa.storage.base import (
     Fenced,
     FileRecord,
@@ -105,6 +106,7 @@ class Writer:
     record: UploadRecord
     _uploads: Uploads
     _upload: ResumableUpload
+    _room: Room
 
     @property
     def offset(self) -> int:
@@ -121,6 +123,7 @@ class Writer:
 
         Raises:
             Fenced: another writer has taken over.
+            OverQuota: there is no room for them.
             StorageError: the store failed.
             TooLong: the upload cannot have so many.
 
@@ -131,6 +134,7 @@ class Writer:
             raise BeyondSize(f"the upload has {size} bytes, and at least {end} came")
         if 0 < most < end:
             raise TooLong(f"the largest file taken here has {most} bytes, and at least {end} came")
+        await self._room.grow(end)
         await self._upload.write(data)
         await self._stay()
 
@@ -147,9 +151,11 @@ class Writer:
 
         Raises:
             Incomplete: another size was told before, or more bytes are there.
+            OverQuota: there is no room for so many.
 
         """
         if self.record.size is None and size >= self.offset:
+            await self._room.announce(size)
             await self._uploads.records.set_size(self.record.id, size)
             self.record = attrs.evolve(self.record, size=size)
         elif self.record.size != size:
@@ -214,6 +220,11 @@ class Uploads:
     limits: Callable[[], UploadLimits]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    quotas: Quotas = attrs.field()
+
+    @quotas.default
+    def _no_quotas(self) -> Quotas:
+        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     async def start(
         self,
@@ -225,10 +236,12 @@ class Uploads:
         metadata: str = "",
         ttl: float | None = None,
         terms: Terms | None = None,
+        address: str | None = None,
     ) -> UploadRecord:
-        """Begin an upload; name, size and digest have been checked.
+        """Begin an upload; name, size and digest have been checked, `address` is whom it is counted for.
 
         Raises:
+            OverQuota: there is no room for it.
             StorageError: a store failed.
             TooLong: no file of that size is taken.
 
@@ -250,8 +263,9 @@ class Uploads:
             ttl=ttl,
             terms=terms or Terms(),
         )
-        await self.records.add(record)
-        await self.content.begin(record.key)
+        async with self.quotas.room(record.key, size, address, self._room_lasts()):
+            await self.records.add(record)
+            await self.content.begin(record.key)
         return record
 
     async def progress(self, upload_id: str) -> Progress:
@@ -266,19 +280,24 @@ class Uploads:
         record = await self._claim(upload_id)
         try:
             async with self.content.resume(record.key, record.epoch) as upload:
-                return Progress(record, await upload.sync(), None)
+                offset = await upload.sync()
+                await self.quotas.keep(record.key, record.size or offset, self._room_lasts())
+                return Progress(record, offset, None)
         except NotFound:
             file = await self._file(record)
             return Progress(record, file.size, file)
 
     @asynccontextmanager
-    async def resume(self, upload_id: str, offset: int) -> AsyncIterator[Writer]:
+    async def resume(self, upload_id: str, offset: int, address: str | None = None) -> AsyncIterator[Writer]:
         """Become the writer of an upload, at the end of what is stored; what is written stays.
+
+        What comes beyond the size told at the beginning is counted for `address`.
 
         Raises:
             Ended: it is whole, or was just removed.
             Fenced: another writer was faster: ask for the `progress`.
             NotFound: there is no such upload, or it has expired.
+            OverQuota: there is no room for the rest of it.
             StorageError: a store failed.
             WrongOffset: something else is stored than `offset` bytes; the writer before goes on.
 
@@ -291,7 +310,8 @@ class Uploads:
                 )
             except NotFound as error:
                 raise Ended(f"the upload of {record.key} is whole, or just removed") from error
-            yield Writer(record, self, upload)
+            going_on = self.quotas.going_on(record.key, record.size, offset, address, self._room_lasts())
+            yield Writer(record, self, upload, await stack.enter_async_context(going_on))
 
     async def cancel(self, upload_id: str) -> None:
         """Remove an upload; a file that it has become stays, but nobody can ask for it by the upload.
@@ -306,6 +326,7 @@ class Uploads:
     async def remove(self, record: UploadRecord) -> None:
         """Remove an upload, its writer included."""
         await self.content.discard(record.key)
+        await self.quotas.free(record.key)
         await self.records.delete(record.id)
 
     async def sweep(self) -> int:
@@ -341,6 +362,10 @@ class Uploads:
                 await self.content.discard(key)
                 removed += 1
         return removed
+
+    def _room_lasts(self) -> float:
+        """Return for how many seconds room is held: whoever asks for the progress moves the expiry, too."""
+        return 2 * self.limits().upload_ttl
 
     async def _claim(self, upload_id: str) -> UploadRecord:
         if not is_key(upload_id):

@@ -168,7 +168,11 @@ class Dependency(Protocol):
 
 
 class MetadataStore(Dependency, Protocol):
-    """Records by key. What a method changed is durable when it returns, `count_download` excepted."""
+    """Records by key. What a method changed is durable when it returns, `count_download` excepted.
+
+    The store also knows the bytes of all files together, and room that is held for files to come. What is
+    held need not survive a power cut: whoever goes on with an upload asks for its room again.
+    """
 
     async def identity(self) -> str:
         """Return what tells these records from all others, up to 64 characters of A-Z, a-z, 0-9, `_` and `-`.
@@ -177,7 +181,7 @@ class MetadataStore(Dependency, Protocol):
         """
 
     async def add(self, record: FileRecord) -> None:
-        """Store a new record.
+        """Store a new record; its bytes count in place of what was held under its key.
 
         Raises:
             AlreadyExists: its key has one, which is left as it is.
@@ -201,7 +205,7 @@ class MetadataStore(Dependency, Protocol):
         """
 
     async def delete(self, key: str) -> None:
-        """Remove the record; does nothing when there is none."""
+        """Remove the record; does nothing when there is none, and never to what is held under its key."""
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads, atomically; does nothing when there is none."""
@@ -220,6 +224,22 @@ class MetadataStore(Dependency, Protocol):
         run out is still there to be given back, so a download that is completed late counts too, and none
         counts twice.
         """
+
+    async def hold_room(self, key: str, size: int, most: int, now: float, until: float) -> int:
+        """Hold room for a file to come, at least `size` bytes of the `most` that may be taken; atomically.
+
+        What is held runs out at `until` (Unix seconds). Held again, it neither shrinks nor runs out earlier,
+        and as long as it does not grow it is not refused, whatever `most` is.
+
+        Returns how many bytes there are for this key, those that it has included: at least `size` if they are
+        held now. If it is fewer, what was held before is all that is held.
+        """
+
+    async def free_room(self, key: str) -> None:
+        """Give back what is held under the key; does nothing when that is nothing."""
+
+    async def room_taken(self, now: float) -> int:
+        """Return the bytes of all files, and of what is held and has not run out."""
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""
@@ -322,6 +342,14 @@ class ContentStore(Protocol):
 
     async def sweep_uncommitted(self) -> int:
         """Remove what interrupted uploads left behind, and return how many; living uploads go on."""
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """A content store on a disk of this machine, which can be full."""
+
+    async def free_space(self) -> int:
+        """Return how many bytes more the disk takes."""
 
 
 class ResumableUpload(Upload, Protocol):

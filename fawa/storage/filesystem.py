@@ -72,6 +72,11 @@ def _prepare(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / name))
 
 
+def _free_space(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
 def _list_folder(path: Path) -> list[str]:
     """Return the names in a folder, none when there is no such folder."""
     try:
@@ -308,6 +313,10 @@ class FilesystemStore:
             "Set redis.url as it was when these files came, or another data_dir; if their records are gone "
             f"for good, move {self._threads.folder} away."
         )
+
+    async def free_space(self) -> int:
+        """Return how many bytes more the disk takes, of those that are not kept back for root."""
+        return await self._threads.run("see how much room there is", _free_space, self._threads.folder)
 
     def _path(self, key: str) -> Path:
         return self._content / check_key(key)[:2] / key

@@ -11,6 +11,8 @@ Records (`{fawa.files}`):
 - `expiry`, a sorted set of keys by when they expire; `keys`, of all, and `uploading`, of those that are: in
   the order of the keys. None of them is removed by time. So a file whose record Redis has removed, or lost to
   `maxmemory`, is still found by the sweep, its content before its key; only then is the key free again.
+- `sizes`, a hash of the bytes of each file, as long as its key is in `keys`; `held`, the same of files to
+  come, and `held_until`, a sorted set of when that runs out; `taken`, the sum of both.
 
 Redis keeps what it acknowledged as well as it is told to: set `appendonly yes`, and `maxmemory-policy
 noeviction`, or files can be lost.
@@ -44,21 +46,27 @@ SWEEP_BATCH: Final = 100
 OVERHEAD: Final = 200
 
 _FILES: Final = "{fawa.files}:"
+_ROOM: Final = [_FILES + name for name in ("sizes", "held", "held_until", "taken")]
 _BOARDS: Final = "{fawa.boards}:"
 _LEASES: Final = "{fawa.leases}:"
 
-# KEYS: record, expiry, keys, uploading. An add that came through but whose answer was lost is known again by
-# its token.
+# KEYS: record, expiry, keys, uploading, and those of room. An add that came through but whose answer was lost
+# is known again by its token.
 _ADD: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.call('HGET', KEYS[1], 'added_by') == ARGV[3] and 1 or 0
 end
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'added_by', ARGV[3], unpack(ARGV, 6))
+redis.call('HSET', KEYS[1], 'added_by', ARGV[3], unpack(ARGV, 7))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 if ARGV[5] == 'uploading' then redis.call('ZADD', KEYS[4], 0, ARGV[1]) end
+redis.call('DECRBY', KEYS[8], redis.call('HGET', KEYS[6], ARGV[1]) or '0')
+redis.call('HDEL', KEYS[6], ARGV[1])
+redis.call('ZREM', KEYS[7], ARGV[1])
+redis.call('HSET', KEYS[5], ARGV[1], ARGV[6])
+redis.call('INCRBY', KEYS[8], ARGV[6])
 return 1
 """
 # KEYS: identity. ARGV: one that was just drawn.
@@ -73,10 +81,15 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 return 1
 """
 _GET: Final = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
-# KEYS: record, expiry, keys, uploading, reserved.
+# KEYS: record, expiry, keys, uploading, reserved, sizes, taken.
 _DELETE: Final = """
 redis.call('DEL', KEYS[1], KEYS[5])
 for n = 2, 4 do redis.call('ZREM', KEYS[n], ARGV[1]) end
+local size = redis.call('HGET', KEYS[6], ARGV[1])
+if size then
+  redis.call('HDEL', KEYS[6], ARGV[1])
+  if redis.call('DECRBY', KEYS[7], size) == 0 then redis.call('DEL', KEYS[7]) end
+end
 """
 _COUNT: Final = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'downloads', 1) end
@@ -100,6 +113,45 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if had == 1 and ARGV[2] == '1' then return redis.call('HINCRBY', KEYS[1], 'downloads', 1) end
 return tonumber(redis.call('HGET', KEYS[1], 'downloads'))
 """
+# KEYS: sizes, held, held_until, taken, as in `_ROOM`.
+_FREE: Final = """
+local function free(key)
+  local size = redis.call('HGET', KEYS[2], key)
+  if not size then return end
+  redis.call('HDEL', KEYS[2], key)
+  redis.call('ZREM', KEYS[3], key)
+  if redis.call('DECRBY', KEYS[4], size) == 0 then redis.call('DEL', KEYS[4]) end
+end
+"""
+_FREE_ROOM: Final = _FREE + "free(ARGV[1])"
+_RUN_OUT: Final = (
+    _FREE
+    + """
+local over
+repeat
+  over = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, 1000)
+  for _, key in ipairs(over) do free(key) end
+until #over == 0
+"""
+)
+_ROOM_TAKEN: Final = _RUN_OUT + "return tonumber(redis.call('GET', KEYS[4]) or 0)"
+# ARGV: now, key, size, most, until.
+_HOLD_ROOM: Final = (
+    _RUN_OUT
+    + """
+local held = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0)
+local own = tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0)
+local left = ARGV[4] - (redis.call('GET', KEYS[4]) or 0) + held + own
+left = math.max(left, held)
+local size = tonumber(ARGV[3])
+if size > left then return left end
+if size > held then redis.call('INCRBY', KEYS[4], string.format('%.0f', size - held)) end
+redis.call('HSET', KEYS[2], ARGV[2], string.format('%.0f', math.max(size, held)))
+local before = redis.call('ZSCORE', KEYS[3], ARGV[2])
+if not before or tonumber(before) < tonumber(ARGV[5]) then redis.call('ZADD', KEYS[3], ARGV[5], ARGV[2]) end
+return left
+"""
+)
 _EXPIRED: Final = "return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])"
 # KEYS: the set to go through, `uploading`. Returns a page, and those of it that are to be met.
 _KEYS: Final = """
@@ -150,9 +202,10 @@ class RedisRecords(InRedis):
         ttl = max(record.expires - record.created, 0.0) + RECORD_MARGIN
         added = await self._link.run(
             _ADD,
-            [*_of(record.key), _FILES + "uploading"],
+            [*_of(record.key), _FILES + "uploading", *_ROOM],
             [
                 *(record.key, int(ttl * 1000), new_token(), repr(record.expires), record.state.value),
+                record.size,
                 *(part for field in values.items() for part in field),
             ],
         )
@@ -190,7 +243,9 @@ class RedisRecords(InRedis):
 
     async def delete(self, key: str) -> None:
         """Remove the record."""
-        await self._link.run(_DELETE, [*_of(key), _FILES + "uploading", _reserved(key)], [key])
+        sizes, *_, taken = _ROOM
+        keys = [*_of(key), _FILES + "uploading", _reserved(key), sizes, taken]
+        await self._link.run(_DELETE, keys, [key])
 
     async def count_download(self, key: str) -> None:
         """Add one to the record's downloads; when the answer is lost, whether it did is not known."""
@@ -206,6 +261,20 @@ class RedisRecords(InRedis):
         keys = [_of(key)[0], _reserved(key)]
         completed_by_now: int = await self._link.run(_RELEASE, keys, [token, int(completed)])
         return completed_by_now
+
+    async def hold_room(self, key: str, size: int, most: int, now: float, until: float) -> int:
+        """Hold room for a file to come; returns how many bytes there are for it."""
+        left: int = await self._link.run(_HOLD_ROOM, _ROOM, [repr(now), key, size, most, repr(until)])
+        return left
+
+    async def free_room(self, key: str) -> None:
+        """Give back what is held under the key."""
+        await self._link.run(_FREE_ROOM, _ROOM, [key])
+
+    async def room_taken(self, now: float) -> int:
+        """Return the bytes of all files, and of what is held."""
+        taken: int = await self._link.run(_ROOM_TAKEN, _ROOM, [repr(now)])
+        return taken
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""

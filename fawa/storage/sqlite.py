@@ -1,7 +1,7 @@
 """Records in an SQLite database: one connection, worked by one thread at a time.
 
-Changes are durable when they return, but for download counts, whose loss in a power cut costs nothing and
-whose fsync would cost every download.
+Changes are durable when they return, but for download counts and the room that is held, whose loss in a power
+cut costs nothing and whose fsync would cost every download and upload.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -53,6 +53,45 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE held (
+            key TEXT NOT NULL PRIMARY KEY,
+            size INTEGER NOT NULL,
+            until REAL NOT NULL
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX held_by_until ON held (until)",
+        # The bytes of files and held together, kept up by the triggers: to add them up takes too long.
+        "CREATE TABLE room (taken INTEGER NOT NULL)",
+        "INSERT INTO room SELECT coalesce(sum(size), 0) FROM files",
+        """
+        CREATE TRIGGER file_added AFTER INSERT ON files BEGIN
+            UPDATE room SET taken = taken + NEW.size;
+            DELETE FROM held WHERE key = NEW.key;
+        END
+        """,
+        """
+        CREATE TRIGGER file_removed AFTER DELETE ON files BEGIN
+            UPDATE room SET taken = taken - OLD.size;
+        END
+        """,
+        """
+        CREATE TRIGGER held_added AFTER INSERT ON held BEGIN
+            UPDATE room SET taken = taken + NEW.size;
+        END
+        """,
+        """
+        CREATE TRIGGER held_changed AFTER UPDATE OF size ON held BEGIN
+            UPDATE room SET taken = taken - OLD.size + NEW.size;
+        END
+        """,
+        """
+        CREATE TRIGGER held_removed AFTER DELETE ON held BEGIN
+            UPDATE room SET taken = taken - OLD.size;
+        END
+        """,
+    ),
 )
 
 #: Keys fetched at once when iterating over all.
@@ -80,16 +119,47 @@ _RESERVE: Final = """
 """
 _RELEASE: Final = "DELETE FROM reservations WHERE key = ? AND token = ?"
 _COMPLETED: Final = "SELECT downloads FROM files WHERE key = ?"
+_RUN_OUT: Final = "DELETE FROM held WHERE until <= ?"
+_HELD: Final = "SELECT coalesce((SELECT size FROM held WHERE key = :key), 0)"
+#: What others leave of :most.
+_LEFT: Final = """
+    SELECT :most - taken + coalesce((SELECT size FROM held WHERE key = :key), 0)
+        + coalesce((SELECT size FROM files WHERE key = :key), 0) FROM room
+"""
+_HOLD: Final = """
+    INSERT INTO held (key, size, until) VALUES (:key, :size, :until)
+    ON CONFLICT (key) DO UPDATE SET size = max(size, excluded.size), until = max(until, excluded.until)
+"""
+_FREE: Final = "DELETE FROM held WHERE key = ?"
+_TAKEN: Final = """
+    SELECT taken - (SELECT coalesce(sum(size), 0) FROM held WHERE until <= ?) FROM room
+"""
 _EXPIRED: Final = "SELECT key FROM files WHERE expires <= ? ORDER BY expires, key LIMIT ?"
 _KEYS: Final = "SELECT key FROM files WHERE key > ? AND state LIKE ? ORDER BY key LIMIT ?"
 
 
-def _change_unsynced(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+@contextmanager
+def _unsynced(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("PRAGMA synchronous = NORMAL")
     try:
-        connection.execute(statement, values)
+        yield
     finally:
         connection.execute("PRAGMA synchronous = FULL")
+
+
+def _change_unsynced(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+    with _unsynced(connection):
+        connection.execute(statement, values)
+
+
+def _hold(connection: sqlite3.Connection, values: dict[str, Any]) -> int:
+    with _unsynced(connection), _transaction(connection):
+        connection.execute(_RUN_OUT, (values["now"],))
+        held = int(connection.execute(_HELD, values).fetchone()[0])
+        left = max(held, int(connection.execute(_LEFT, values).fetchone()[0]))
+        if values["size"] <= left:
+            connection.execute(_HOLD, values)
+        return left
 
 
 def _delete(connection: sqlite3.Connection, key: str) -> None:
@@ -189,6 +259,20 @@ class SqliteStore(Database):
     async def release(self, key: str, token: str, *, completed: bool) -> int:
         """Give a reservation back; returns how many downloads were completed."""
         return await self._run(_release, self._connection, key, token, completed)
+
+    async def hold_room(self, key: str, size: int, most: int, now: float, until: float) -> int:
+        """Hold room for a file to come; returns how many bytes there are for it."""
+        values = {"key": key, "size": size, "most": most, "now": now, "until": until}
+        return await self._run(_hold, self._connection, values)
+
+    async def free_room(self, key: str) -> None:
+        """Give back what is held under the key."""
+        await self._run(_change_unsynced, self._connection, _FREE, (key,))
+
+    async def room_taken(self, now: float) -> int:
+        """Return the bytes of all files, and of what is held."""
+        ((taken,),) = await self._query(_TAKEN, now)
+        return int(taken)
 
     async def expired(self, now: float, limit: int) -> list[str]:
         """Return up to `limit` keys whose records expire at or before `now`, the oldest first."""

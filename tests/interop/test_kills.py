@@ -22,7 +22,7 @@ import pytest
 
 from tests.daemon import PATIENCE
 from tests.interop.rig import Rig, rig
-from tests.interop.transfers import RESUMABLE, SIZES, WHOLE, Book, Client
+from tests.interop.transfers import FIRST, RESUMABLE, SIZES, WHOLE, Book, Client
 
 #: From this many kills on, Ceph takes part, which alone needs half a minute to start.
 LONG = 100
@@ -64,26 +64,29 @@ def test_nothing_is_lost_and_nothing_left(
             Client(processes, book, file, file_grpc, random.Random(chance.getrandbits(32)), sizes)
             for _ in ways
         ]
-        while len(book.acknowledged) < len(ways):
-            clients[0].send()
+        while len(book.acknowledged) < FIRST:
+            clients[0].send(SIZES[-1])
         victims = [victim for victim in processes.victims for _ in range(math.ceil(kills / SHARES[victim]))]
         chance.shuffle(victims)
         work_and_kill(processes, dict(zip(ways, clients, strict=True)), victims, chance)
 
         unheard = check_served(processes, book, clients[0])
         assert unheard <= len(victims) * len(ways), f"seed {seed}"
+        if content == "folder":
+            clients[0].abandon()
         for client in clients:
             client.close()
         processes.expire_all()
         processes.sweep_parts()
         check_empty(processes)
     assert not processes.faults, f"seed {seed}"
-    assert book.broken, f"seed {seed}: no kill ever broke anything"
-    print(f"\n{content} and {records}, seed {seed}: {len(victims)} kills, {len(book.acknowledged)} files")  # noqa: T201
-    print(f"broken {book.broken}, resumed {book.resumed}")  # noqa: T201
+    told = (
+        f"{len(victims)} kills, {len(book.acknowledged)} files, broken {book.broken}, resumed {book.resumed}"
+    )
+    print(f"\n{content} and {records}, seed {seed}: {told}")  # noqa: T201 - what a long run is read for
     if kills >= LONG:
-        assert book.broken.keys() >= set(ways), f"seed {seed}"
-        assert book.resumed.keys() >= set(ways) - {"send", "put"}, f"seed {seed}"
+        assert book.broken.keys() >= set(ways), told
+        assert book.resumed.keys() >= set(ways) - {"send", "put"}, told
 
 
 def work_and_kill(
@@ -101,9 +104,9 @@ def work_and_kill(
         try:
             for victim in victims:
                 moved = processes.fuse.wait(chance.randrange(1, MOST_PIECES), PATIENCE)
-                assert moved, f"nothing moves; {victim} is next"
                 if any(task.done() for task in tasks):
-                    break
+                    break  # with an error, which is told below
+                assert moved, f"nothing moves; {victim} is next"
                 time.sleep(chance.choice(PAUSES))
                 processes.kill(victim)
                 time.sleep(chance.choice(ABSENCES))
@@ -118,15 +121,17 @@ def check_served(processes: Rig, book: Book, client: Client) -> int:
     """Check that all that was acknowledged is served, and that what is served is whole.
 
     Returns:
-        how many files nobody was told of: something was killed between storing and answering.
+        how many files nobody was told of: something was killed between storing and answering. Where an
+        upload goes on, its client is told in the end.
 
     """
     served = set(processes.served())
     assert served >= book.acknowledged.keys(), "an acknowledged file is lost"
     for key in served:
-        digest = client.check(key)
+        way, digest = client.check(key)
         assert digest == book.acknowledged.get(key, digest), "an acknowledged file is another"
         assert digest in book.sent, "something that nobody sent is served"
+        assert key in book.acknowledged or way not in RESUMABLE, f"a file by {way} is there twice"
     return len(served) - len(book.acknowledged)
 
 

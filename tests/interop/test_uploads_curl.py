@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +76,40 @@ def test_a_file_that_is_too_large(tmp_path: Path, report: Path, *, expects: bool
         assert not [
             path for path in (daemon.data_dir / "files").rglob("*") if path.is_file() and path.name != "owner"
         ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--file-quota", "1MB"), "3000000 bytes, and all files here together may have 1000000: 413 0"),
+        (
+            ("--file-quota-per-address", "1MB"),
+            "3000000 bytes, and one address may send 1000000 in an hour: 413 0",
+        ),
+        (("--file-min-free", "1024TiB"), "0 bytes are left on the server's disk beside the 1125899906842624"),
+    ],
+)
+def test_there_is_no_room(tmp_path: Path, report: Path, flags: tuple[str, ...], said: str) -> None:
+    with running(tmp_path / "fawad", *flags) as daemon:
+        curl = Curl(Target(daemon.plain, None), ("--http1.1",), "1.1")
+        answer = curl.run("/", "-T", str(report), "-w", ": %{http_code} %{size_upload}").decode()
+        assert said in answer.replace("\n", "")
+        assert answer.endswith((": 413 0", ": 507 0")), "nothing of it was sent"
+
+
+def test_no_room_until_an_upload_is_cancelled(tmp_path: Path, report: Path) -> None:
+    with running(tmp_path / "fawad", "--file-quota", "5MB", "--file-sweep-interval", "100ms") as daemon:
+        curl = Curl(Target(daemon.plain, None), ("--http1.1",), "1.1")
+        admin = Curl(Target(daemon.admin, None), ("--http1.1",), "1.1")
+        tus = ("-H", "tus-resumable: 1.0.0")
+        _, headers, _ = curl.status("/uploads", *tus, "-H", "upload-length: 3000000", "-X", "POST")
+        refused = curl.run("/", "-T", str(report)).decode()
+        assert "3000000 bytes, and 2000000 are left for it of the 5000000" in refused
+        until = time.monotonic() + PATIENCE
+        while b"\nfawa_file_bytes 3e+06\n" not in admin.run("/metrics"):
+            assert time.monotonic() < until
+        assert curl.status(headers["location"], *tus, "-X", "DELETE")[0] == 204
+        assert curl.run("/", "-T", str(report)).startswith(b"http://")
 
 
 def test_a_client_that_stands_still(tmp_path: Path) -> None:

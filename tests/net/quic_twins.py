@@ -82,7 +82,7 @@ def make_comparable(patch: pytest.MonkeyPatch) -> Dice:
     dice = Dice()
     patch.setattr("aioquic.quic.connection.os", SimpleNamespace(urandom=dice.urandom))
     patch.setattr(QuicStream, "__hash__", lambda stream: stream.stream_id or 0)  # the order of its sets
-    patch.setattr(quic_receive, "_LONE_ACK_DELAY", 0.001)
+    patch.setattr(quic_receive, "_FEW_ACK_DELAY", 0.001)
     patch.setattr(quic_send, "_MTU_TRIES", 0)
     patch.setattr(quic_send, "_waiting", lambda stream: 0)
     return dice

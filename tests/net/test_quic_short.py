@@ -13,12 +13,14 @@ from aioquic.tls import Epoch
 
 from fawa.net import tls
 from fawa.net.exchange import Exchange
+from fawa.net.quic import QuicListener
 from fawa.net.quic_engine import QuicEngine
 from fawa.net.udp import Address
 from tests.net.quic_talk import SERVER, Client, There, Weather, certificate, listening
 
 BIG = bytes(range(256)) * 1024
-#: A common frame that changes nothing.
+#: PING, padded; and a common frame that changes nothing.
+PING = b"\x01\x00\x00\x00"
 ACK_OF_NOTHING = b"\x02\x00\x00\x00\x00"
 
 
@@ -31,6 +33,15 @@ async def big(exchange: Exchange) -> None:
     """Answer with much."""
     exchange.start(200, [])
     await exchange.send(BIG)
+    exchange.finish()
+
+
+async def ticking(exchange: Exchange) -> None:
+    """Answer bit by bit."""
+    exchange.start(200, [])
+    for _ in range(20):
+        await exchange.send(b"tick")
+        await trio.sleep(0.2)
     exchange.finish()
 
 
@@ -176,6 +187,49 @@ async def test_an_answer_takes_the_acknowledgement_along(
         for _ in range(10):
             await client.ask(body=b"hello")
         assert len(sent) <= 12
+
+
+async def test_few_packets_are_acknowledged_later_than_many(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock
+) -> None:
+    async with listening(cert) as there:
+        client = await there.connect()
+        await trio.sleep(1)
+        answers: list[float] = []
+        start = 0.0
+        there.network.passes = lambda data, to: (
+            to == SERVER or not answers.append(trio.current_time() - start)  # type: ignore[func-returns-value]
+        )
+        for count, latest in ((1, 0.006), (7, 0.006), (8, 0.002)):
+            await trio.sleep(1)
+            answers.clear()
+            start = trio.current_time()
+            there.bring([(sealed(client, PING), client.mailbox.address) for _ in range(count)])
+            await trio.sleep(0.1)
+            assert len(answers) == 1, f"{count} packets have one acknowledgement"
+            assert latest - 0.002 < answers[0] <= latest
+
+
+async def test_nobody_is_woken_for_what_has_come(
+    cert: tls.Certificate, autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[float] = []
+    fire = QuicListener._fire
+
+    def note(listener: QuicListener, now: float) -> None:
+        woken.append(now)
+        fire(listener, now)
+
+    monkeypatch.setattr(QuicListener, "_fire", note)
+    async with listening(cert, ticking) as there:
+        client = await there.connect()
+        number = client.open("/", end=True)
+        await trio.sleep(1.1)
+        woken.clear()
+        await client.until(lambda: client[number].body == b"tick" * 20)
+        assert not woken
+        await trio.sleep(100)
+        assert not there.listener.connections, "but for its idle timeout"
 
 
 # The size of datagrams.

@@ -14,6 +14,7 @@ from fawa.services.downloads import Downloads
 from fawa.services.file import FileRpc, FileSettings
 from fawa.services.links import Links
 from fawa.services.names import guess_type
+from fawa.services.quotas import Quotas
 from fawa.services.sharing import Sharing
 from fawa.storage.base import ContentStore, FileRecord, MetadataStore
 from fawa.storage.filesystem import content_store
@@ -34,14 +35,24 @@ class Files:
     #: Unix seconds.
     now: float = 1763900000.25
     sharing: Sharing = attrs.field(init=False)
+    quotas: Quotas = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.sharing = Sharing(lambda: self.settings.sharing, lambda: self.now)
+        self.quotas = Quotas(
+            self.content, self.metadata, lambda: self.settings.quotas, lambda: self.now, lambda: self.now
+        )
 
     @property
     def rpc(self) -> FileRpc:
         return FileRpc(
-            self.content, self.metadata, SECRET, lambda: self.settings, lambda: self.now, self.sharing
+            self.content,
+            self.metadata,
+            SECRET,
+            lambda: self.settings,
+            lambda: self.now,
+            self.sharing,
+            quotas=self.quotas,
         )
 
     @property

@@ -99,6 +99,7 @@ class MemoryExchange(Exchange):
         assert self.status
         assert not self.ended
         self.body += data
+        self.bytes_out += len(data)
 
     async def drain(self) -> None:
         await trio.lowlevel.checkpoint()

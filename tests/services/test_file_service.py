@@ -21,6 +21,7 @@ from fawa.proto.file.v1.file_pb2 import (
 )
 from fawa.services.base import Offer, Service
 from fawa.services.file import FileService
+from fawa.services.quotas import QuotaSettings
 from fawa.storage.base import StorageError
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
@@ -107,6 +108,26 @@ class TestService:
         service.settings = settings(max_file_size=2)
         with refused(Status.RESOURCE_EXHAUSTED, "largest taken here has 2"):
             await self.upload(offer)
+
+    async def test_quotas_hold_and_what_there_is_is_told(
+        self, service: FileService, nursery: trio.Nursery, tmp_path: Path, mock_clock: MockClock
+    ) -> None:
+        offer = await self.start(nursery, service)
+        figure = next(figure for figure in offer.figures if figure.name == "fawa_file_bytes")
+        assert (figure.name, list(figure.read())) == ("fawa_file_bytes", [((), 0)])
+        await self.upload(offer, bytes(900))
+        service.settings = settings(sweep_interval=30, ttl=100, quotas=QuotaSettings(total=1000))
+        with refused(Status.RESOURCE_EXHAUSTED, "at least 200 bytes, and 100 are left"):
+            await self.upload(offer, bytes(200))
+
+        def told(count: int) -> bool:
+            mock_clock.jump(30)
+            return list(figure.read()) == [((), count)]
+
+        await until(lambda: told(900))
+        self.now += 100
+        await until(lambda: told(0))
+        await self.upload(offer, bytes(1000))
 
     async def test_it_goes_on_when_an_expiry_fails(
         self, service: FileService, nursery: trio.Nursery, tmp_path: Path, mock_clock: MockClock

@@ -22,7 +22,7 @@ from fawa.services import intake, resumption, tus
 from fawa.services.resumption import Resumption
 from fawa.services.tus import Tus
 from fawa.services.uploads import Uploads, Writer
-from fawa.storage.filesystem import content_store
+from fawa.storage.filesystem import FilesystemStore, content_store
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
 from tests.services.conftest import Files
@@ -338,8 +338,12 @@ def nothing_taken_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def offsets_that_nobody_checks(patch: pytest.MonkeyPatch) -> None:
-    real = Uploads.resume
-    patch.setattr(Uploads, "resume", lambda self, upload_id, offset: real(self, upload_id, None))  # type: ignore[arg-type]
+    real = FilesystemStore.resume
+
+    def resume(self: FilesystemStore, key: str, epoch: int, offset: int | None = None) -> Any:
+        return real(self, key, epoch, None)
+
+    patch.setattr(FilesystemStore, "resume", resume)
 
 
 def whole_before_it_is_said(patch: pytest.MonkeyPatch) -> None:

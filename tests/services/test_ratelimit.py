@@ -31,6 +31,19 @@ def test_what_is_given_back_does_not_count() -> None:
     buckets.give_back("nobody")
 
 
+def test_many_at_once() -> None:
+    buckets = Buckets(Rate(3600, 1))
+    assert buckets.left("a", 5.0) == 3600
+    assert buckets.take("a", 5.0, 3000) == 0
+    assert buckets.left("a", 5.0) == pytest.approx(600)
+    assert buckets.take("a", 5.0, 1000) == pytest.approx(400)
+    assert buckets.left("a", 105.0) == pytest.approx(700)
+    buckets.give_back("a", 2900)
+    assert buckets.left("a", 105.0) == 3600
+    assert buckets.take("a", 105.0, 3600) == 0
+    assert buckets.take("a", 105.0, 1) == pytest.approx(1)
+
+
 def test_who_did_something_longest_ago_is_forgotten() -> None:
     buckets = Buckets(Rate(1, 0.001), most_keys=3)
     for key in "abc":

@@ -11,6 +11,7 @@ import trio
 
 from fawa.net.exchange import BodyTimeout, Exchange, Headers
 from fawa.net.router import Router
+from fawa.services.figures import Transfers
 from fawa.services.http_uploads import HttpUploads
 from fawa.services.intake import Intake, IntakeSettings
 from fawa.services.uploads import UploadLimits, Uploads
@@ -75,6 +76,7 @@ class Talk:
     records: UploadStore
     public_url: str = ""
     has_uploads: bool = True
+    transfers: Transfers = attrs.field(factory=Transfers)
     #: All requests, the last one last.
     asked: list[Sending] = attrs.field(factory=list)
 
@@ -83,7 +85,12 @@ class Talk:
         assert isinstance(self.files.content, FilesystemStore)
         limits = self._settings().limits
         return Uploads(
-            self.files.content, self.files.metadata, self.records, lambda: limits, lambda: self.files.now
+            self.files.content,
+            self.files.metadata,
+            self.records,
+            lambda: limits,
+            lambda: self.files.now,
+            self.files.quotas,
         )
 
     def _settings(self) -> IntakeSettings:
@@ -98,7 +105,13 @@ class Talk:
     @property
     def router(self) -> Router:
         intake = Intake(
-            self.files.content, self.files.metadata, SECRET, self._settings, lambda: self.files.now
+            self.files.content,
+            self.files.metadata,
+            SECRET,
+            self._settings,
+            lambda: self.files.now,
+            self.transfers,
+            self.files.quotas,
         )
         router = Router(nothing)
         router.add(HttpUploads(intake, self.uploads if self.has_uploads else None).routes)

@@ -444,6 +444,83 @@ class MetadataStoreContract:
                 nursery.start_soon(reserve, str(number))
         assert len(got) == 3
 
+    async def test_files_and_what_is_held_take_room(self, store: MetadataStore) -> None:
+        assert await store.room_taken(100.0) == 0
+        await store.add(make_record("other", size=300))
+        assert await store.hold_room(KEY, 200, 1000, 100.0, 160.0) == 700
+        assert await store.room_taken(100.0) == 500
+        # Held again, it grows and does not shrink, and is itself no reason to refuse it.
+        assert await store.hold_room(KEY, 700, 1000, 100.0, 160.0) == 700
+        assert await store.hold_room(KEY, 50, 1000, 100.0, 160.0) == 700
+        assert await store.hold_room(KEY, 701, 1000, 100.0, 160.0) == 700
+        assert await store.room_taken(100.0) == 1000
+        assert await store.hold_room("third", 1, 1000, 100.0, 160.0) == 0
+        await store.free_room(KEY)
+        await store.free_room(KEY)
+        assert await store.room_taken(100.0) == 300
+        await store.delete("other")
+        await store.delete("other")
+        assert await store.room_taken(100.0) == 0
+
+    async def test_a_file_takes_the_room_that_was_held_for_it(self, store: MetadataStore) -> None:
+        await store.hold_room(KEY, 1000, 1000, 100.0, 160.0)
+        await store.add(make_record(size=900, state=State.UPLOADING))
+        assert await store.room_taken(100.0) == 900
+        with pytest.raises(AlreadyExists):
+            await store.add(make_record(size=5))
+        await store.publish(KEY)
+        await store.free_room(KEY)
+        assert await store.room_taken(1e9) == 900, "what a file has does not run out"
+        # What an attempt that failed has left does not stand in the way of the next.
+        assert await store.hold_room(KEY, 1000, 1000, 100.0, 160.0) == 1000
+        await store.delete(KEY)
+        assert await store.room_taken(100.0) == 1000
+        await store.add(make_record(size=1000))
+        assert await store.room_taken(100.0) == 1000
+
+    async def test_what_is_held_runs_out(self, store: MetadataStore) -> None:
+        await store.hold_room(KEY, 600, 1000, 100.0, 160.0)
+        await store.hold_room(KEY, 600, 1000, 110.0, 150.0)
+        assert await store.hold_room("other", 600, 1000, 159.9, 300.0) == 400
+        assert await store.room_taken(159.9) == 600
+        assert await store.room_taken(160.0) == 0
+        assert await store.hold_room("other", 600, 1000, 160.0, 300.0) == 1000
+        assert await store.hold_room(KEY, 600, 1000, 160.0, 300.0) == 400
+
+    async def test_what_is_held_stays_when_less_may_be_taken(self, store: MetadataStore) -> None:
+        await store.add(make_record("other", size=300))
+        await store.hold_room(KEY, 600, 1000, 100.0, 160.0)
+        assert await store.hold_room(KEY, 600, 200, 100.0, 160.0) == 600
+        assert await store.hold_room(KEY, 601, 200, 100.0, 160.0) == 600
+        assert await store.hold_room("third", 1, 200, 100.0, 160.0) == 0
+        assert await store.room_taken(100.0) == 900
+
+    async def test_large_sizes_are_added_up_to_the_byte(self, store: MetadataStore) -> None:
+        most = 2**50
+        assert await store.hold_room(KEY, most - 1, most, 100.0, 160.0) == most
+        assert await store.hold_room("other", 2, most, 100.0, 160.0) == 1
+        assert await store.hold_room("other", 1, most, 100.0, 160.0) == 1
+        await store.add(make_record(size=most - 1))
+        assert await store.room_taken(100.0) == most
+        await store.delete(KEY)
+        assert await store.room_taken(100.0) == 1
+
+    async def test_of_many_who_want_the_last_room_as_many_have_it_as_fit(
+        self, opener: MetadataOpener
+    ) -> None:
+        got: list[str] = []
+
+        async def hold(store: MetadataStore, key: str) -> None:
+            if await store.hold_room(key, 30, 100, 100.0, 160.0) >= 30:
+                got.append(key)
+
+        async with opener() as one, opener() as other, trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(hold, (one, other)[number % 2], str(number))
+        assert len(got) == 3
+        async with opener() as store:
+            assert await store.room_taken(100.0) == 90
+
     async def test_records_are_there_after_the_store_is_opened_anew(self, opener: MetadataOpener) -> None:
         async with opener() as store:
             await store.add(make_record())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fawa.storage.base import AlreadyExists, NotFound, OutOfSpace, StorageError
+from fawa.storage.base import AlreadyExists, NotFound, OnDisk, OutOfSpace, StorageError
 from fawa.storage.filesystem import THREADS, FilesystemStore, content_store
 from fawa.storage.threads import BATCH
 from tests.storage.contract import (
@@ -93,6 +94,12 @@ class TestOnTheDisk:
                 calls = list(disk.calls)
         # The part, its bytes; then the folder and its name in `content`; then the name in the folder.
         assert calls == ["open", "writev", "fsync", "mkdir", "open", "fsync", "link", "open", "fsync"]
+
+    async def test_it_knows_how_much_room_there_is(self, store: FilesystemStore, folder: Path) -> None:
+        assert isinstance(store, OnDisk)
+        free = await store.free_space()
+        assert 0 < free < shutil.disk_usage(folder).total
+        assert free % os.statvfs(folder).f_frsize == 0
 
     async def test_small_pieces_are_written_together(self, store: FilesystemStore, folder: Path) -> None:
         with Disk(folder).installed() as disk:

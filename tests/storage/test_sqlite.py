@@ -155,6 +155,7 @@ class TestMigrations:
                 )
         async with metadata_store(path) as store:
             assert await store.get(KEY) == make_record(downloads=7)
+            assert await store.room_taken(0.0) == 3
 
     async def test_a_migration_that_fails_leaves_all_as_it_was(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,17 @@ class WrappedMetadata:
         self._step()
         return await self._inner.release(key, token, completed=completed)
 
+    async def hold_room(self, key: str, size: int, most: int, now: float, until: float) -> int:
+        self._step()
+        return await self._inner.hold_room(key, size, most, now, until)
+
+    async def free_room(self, key: str) -> None:
+        self._step()
+        await self._inner.free_room(key)
+
+    async def room_taken(self, now: float) -> int:
+        return await self._inner.room_taken(now)
+
     async def expired(self, now: float, limit: int) -> list[str]:
         return await self._inner.expired(now, limit)
 
