@@ -387,6 +387,8 @@ class TestFaults:
     ) -> None:
         await store.begin(KEY)
         monkeypatch.setattr(S3ResumableUpload, "close", _nothing)
+        # One after the other, so that none is missing before those that have arrived.
+        monkeypatch.setattr("fawa.storage.s3_upload.IN_FLIGHT", 1)
         async with store.resume(KEY, 1) as upload:
             await write_in_pieces(upload, LONGER)
             # The store ends what is on its way.
