@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import io
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from typing import BinaryIO, Final
 import attrs
 
 from fawa.client.part import TransferError, already_there
+from fawa.client.seekable import Seekable
 
 #: What the name of a packed folder ends with, so that `fawa receive` knows it from other archives.
 SUFFIX: Final = ".dir.tar"
@@ -44,7 +44,7 @@ class _Extent:
     path: Path | None = None
 
 
-class PackedFolder(io.RawIOBase):
+class PackedFolder(Seekable):
     """A folder as the archive that it becomes; reads from any offset, as a file does."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,10 +54,10 @@ class PackedFolder(io.RawIOBase):
             TransferError: something in it cannot be read, or is neither file, folder nor link.
 
         """
+        super().__init__()
         self._extents: list[_Extent] = []
         #: Bytes of the archive.
         self.size = 0
-        self._at = 0
         self._open: tuple[Path, BinaryIO] | None = None
         try:
             for path in _walk(folder):
@@ -100,25 +100,6 @@ class PackedFolder(io.RawIOBase):
         if extent.size:
             self._extents.append(extent)
             self.size += extent.size
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that it can be read from anywhere."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on at an offset from the start."""
-        if whence != os.SEEK_SET:
-            raise io.UnsupportedOperation("only offsets from the start")
-        self._at = offset
-        return offset
-
-    def tell(self) -> int:
-        """Return where the next byte is read."""
-        return self._at
 
     def read(self, count: int = -1) -> bytes:
         """Return the next bytes, `count` unless the archive ends before.

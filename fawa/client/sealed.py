@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from pathlib import Path
 from typing import Final
 
 from fawa.client.part import TransferError
 from fawa.client.sealing import CHUNK, HEADER, TAG, Opener, Seal, SealError
+from fawa.client.seekable import Seekable
 from fawa.client.upload import Readable
 
 #: The name of every sealed file at the server.
@@ -20,7 +20,7 @@ _SEALED: Final = CHUNK + TAG
 _PIECE: Final = 1024 * 1024
 
 
-class SealedFile(io.RawIOBase):
+class SealedFile(Seekable):
     """A file as what it is sealed to; reads from any offset, as a file does.
 
     What is read twice is sealed twice, and must be the same: the tag of every chunk is kept, 16 bytes for
@@ -29,33 +29,14 @@ class SealedFile(io.RawIOBase):
 
     def __init__(self, file: Readable, size: int, seal: Seal) -> None:
         """Seal the first `size` bytes of a file that can be read from anywhere."""
+        super().__init__()
         self._file = file
         self._content = size
         self._seal = seal
         self._chunks = seal.chunks(size)
         self._tags: dict[int, bytes] = {}
-        self._at = 0
         #: Bytes that it becomes.
         self.size = seal.size(size)
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that it can be read from anywhere."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on at an offset from the start."""
-        if whence != os.SEEK_SET:
-            raise io.UnsupportedOperation("only offsets from the start")
-        self._at = offset
-        return offset
-
-    def tell(self) -> int:
-        """Return where the next byte is read."""
-        return self._at
 
     def read(self, count: int = -1) -> bytes:
         """Return the next bytes, `count` unless the sealed file ends before.
