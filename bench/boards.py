@@ -6,7 +6,6 @@ all others compare theirs with it. Afterwards they are compared with what was se
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import attrs
 import msgspec
+from latency import percentile
 from lines import Line, Lines, LoadError, open_session, stream_head
 
 #: How many of a crowd draw, in turn. The others watch.
@@ -44,9 +44,7 @@ class Drawn:
 
     def percentile(self, percent: float) -> float:
         """Return the seconds that `percent` of the deliveries stayed within."""
-        if not self.latencies:
-            return math.inf
-        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))]
+        return percentile(self.latencies, percent)
 
 
 class _Client:

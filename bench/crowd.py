@@ -10,7 +10,6 @@ the events that were sent.
 from __future__ import annotations
 
 import base64
-import math
 import os
 import select
 import socket
@@ -23,6 +22,7 @@ from typing import Any
 
 import attrs
 import msgspec
+from latency import percentile
 
 #: How many of a crowd draw, in turn. The others, however many, watch.
 ARTISTS = 10
@@ -61,9 +61,7 @@ class Drawn:
 
     def percentile(self, percent: float) -> float:
         """Return the seconds that `percent` of the deliveries stayed within, infinite if any is missing."""
-        if not self.latencies:
-            return math.inf
-        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))]
+        return percentile(self.latencies, percent)
 
 
 @attrs.define

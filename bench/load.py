@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 import attrs
+from latency import percentile
 
 GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
 JSON_HEADERS = ("content-type: application/json",)
@@ -68,7 +69,7 @@ class Load:
 
     def percentile(self, percent: float) -> float:
         """Return the latency, in seconds, that `percent` of the requests stayed within."""
-        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))]
+        return percentile(self.latencies, percent)
 
 
 def h2load(

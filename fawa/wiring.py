@@ -20,12 +20,13 @@ from fawa.services.board import BoardService
 from fawa.services.canva import CanvaService, CanvaSettings
 from fawa.services.canva_client import SocketSettings
 from fawa.services.canvax import CanvaxService
-from fawa.services.file import FileService, FileSettings
+from fawa.services.file import FileService
+from fawa.services.file_settings import FileSettings
 from fawa.services.greet import GreetService
 from fawa.services.quotas import QuotaSettings
 from fawa.services.ratelimit import Rate
 from fawa.services.sharing import SharingSettings
-from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads, watched
+from fawa.storage import boards, filesystem, leases, probing, sqlite, uploads, watched, watching
 from fawa.storage.base import BoardStore, ContentStore, MetadataStore, UploadStore
 from fawa.storage.secret import load_or_create_secret
 
@@ -47,7 +48,7 @@ async def make_services(settings: Settings) -> list[Service]:
     if {"canva", "canvax"} & set(settings.services):
         # One set of boards, on which those who come by either meet.
         rooms = Rooms(await _link_secret(settings), _rooms_settings(settings))
-        watch = watched.StoreWatch("boards", _records_backend(settings))
+        watch = watching.StoreWatch("boards", _records_backend(settings))
         opener = _watching(watched.watched_boards, watch, _stores(settings).boards)
         services.append(BoardService(rooms, opener, watches=(watch,)))
         admission = Admission(rooms, _admission_settings(settings))
@@ -65,9 +66,9 @@ async def make_services(settings: Settings) -> list[Service]:
 
 def _file_service(settings: Settings, secret: bytes) -> FileService:
     stores, backend = _stores(settings), _records_backend(settings)
-    content = watched.StoreWatch("content", "s3" if settings.s3.endpoint else "filesystem")
+    content = watching.StoreWatch("content", "s3" if settings.s3.endpoint else "filesystem")
     records, uploads_, leases_ = (
-        watched.StoreWatch(store, backend) for store in ("records", "uploads", "leases")
+        watching.StoreWatch(store, backend) for store in ("records", "uploads", "leases")
     )
     return FileService(
         open_content=_watching(watched.watched_content, content, _content_opener(settings)),
@@ -81,8 +82,8 @@ def _file_service(settings: Settings, secret: bytes) -> FileService:
 
 
 def _watching(
-    wrap: Callable[[watched.StoreWatch, AbstractAsyncContextManager[S]], AbstractAsyncContextManager[S]],
-    watch: watched.StoreWatch,
+    wrap: Callable[[watching.StoreWatch, AbstractAsyncContextManager[S]], AbstractAsyncContextManager[S]],
+    watch: watching.StoreWatch,
     opener: Callable[[], AbstractAsyncContextManager[S]],
 ) -> Callable[[], AbstractAsyncContextManager[S]]:
     """Return what opens a store that is watched."""
@@ -93,7 +94,7 @@ def _records_backend(settings: Settings) -> str:
     return "sqlite" if settings.redis.url is None else "redis"
 
 
-def trace_stores(services: Iterable[Service], trace: watched.Trace) -> None:
+def trace_stores(services: Iterable[Service], trace: watching.Trace) -> None:
     """Have what services ask of their stores traced."""
     for service in services:
         if isinstance(service, FileService | BoardService):

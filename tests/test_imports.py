@@ -75,12 +75,12 @@ ROOMS = {
     "fawa.services": Room(
         fawa="fawa.proto fawa.rpc.stream fawa.net.exchange fawa.net.router fawa.ops.logging fawa.ops.meters "
         "fawa.storage.base fawa.storage.leases fawa.storage.lifecycle fawa.storage.signing "
-        "fawa.storage.watched",
+        "fawa.storage.watching",
         libraries="attrs google.protobuf grpclib trio",
     ),
     # The whiteboard's.
     "fawa.services.board": Room(
-        fawa="fawa.rooms fawa.services fawa.storage.base fawa.storage.watched fawa.ops.meters",
+        fawa="fawa.rooms fawa.services fawa.storage.base fawa.storage.watching fawa.ops.meters",
         libraries="attrs trio",
     ),
     "fawa.services.admission": Room(

@@ -17,7 +17,7 @@ from fawa.net.quic_client import CLIENT_LIMITS
 from fawa.net.session_streams import SessionLimits, SessionStreams
 from fawa.net.webtransport import Session
 
-__all__ = ["LIMITS", "SessionRefused", "connected", "open_session"]
+__all__ = ["LIMITS", "SessionRefused", "connected", "kept", "open_session"]
 
 #: What a server of sessions may be sent ahead.
 LIMITS: Final = attrs.evolve(CLIENT_LIMITS, sessions=True)
@@ -44,7 +44,13 @@ async def connected(dialer: H3Dialer) -> AsyncIterator[H3Client]:
         CannotReach: there is none to be had.
 
     """
-    connection = await dialer()
+    async with kept(await dialer()) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def kept(connection: H3Client) -> AsyncIterator[H3Client]:
+    """Run a connection that has just been made, until the block ends."""
     async with background() as nursery:
         nursery.start_soon(connection.run)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import BinaryIO, Final
+from typing import Final
 
 import trio
 
@@ -25,8 +25,8 @@ from fawa.net.engine import (
     WindowUpdate,
     header_list,
 )
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted, Peer
-from fawa.net.files import read_pieces
+from fawa.net.exchange import Disconnected, Headers, Peer
+from fawa.net.stream_exchange import StreamExchange
 
 #: The last stream id of a GOAWAY that only announces the end (RFC 9113 section 6.8).
 _ALL_STREAMS: Final = 2**31 - 1
@@ -36,54 +36,26 @@ _GOAWAY_PING: Final = b"fawa-bye"
 _GOAWAY_WAIT: Final = 2.0
 
 
-class H2Exchange(Exchange):
+class H2Exchange(StreamExchange):
     """One HTTP/2 stream."""
 
-    __slots__ = (
-        "_arrived",
-        "_conn",
-        "_ended",
-        "_finished",
-        "_interrupted",
-        "_pieces",
-        "_protocol",
-        "_stream",
-        "buffered",
-        "gone",
-        "id",
-    )
+    __slots__ = ("_conn", "_protocol", "_stream", "gone")
 
     def __init__(self, conn: H2Connection, request: Request) -> None:
-        super().__init__(request, header_list(request), "2", conn.peer)
+        number, ended = request.stream_id, request.end_stream
+        super().__init__(request, header_list(request), "2", conn.peer, number, ended=ended)
         self.body_timeout = conn.limits.body_timeout
-        #: Body bytes received and not yet consumed.
-        self.buffered = 0
         self._conn = conn
-        self.id = request.stream_id
-        self._stream = conn.engine.stream(request.stream_id)
-        self._pieces: list[bytes] = []
-        self._arrived: trio.Event | None = None
-        self._ended = request.end_stream
-        self._finished = False
+        self._stream = conn.engine.stream(number)
         #: Nothing can be sent any more: one side has reset the stream, or the call or the connection is over.
         self.gone = False
         self._protocol = request.protocol
-        self._interrupted = False
 
-    # The connection's side: what arrived.
+    # The connection's side.
 
-    def feed(self, data: bytes) -> None:
-        """Body bytes have arrived."""
-        self.buffered += len(data)
-        self._pieces.append(data)
-        if self._arrived is not None:
-            self._arrived.set()
-
-    def feed_end(self) -> None:
-        """The body has ended; request trailers carry nothing that any of our protocols uses."""
-        self._ended = True
-        if self._arrived is not None:
-            self._arrived.set()
+    @property
+    def _lost(self) -> bool:
+        return self._conn.lost
 
     def close(self) -> None:
         """The application has returned: end what it left open and drop what it left unread."""
@@ -98,41 +70,15 @@ class H2Exchange(Exchange):
     # The application's side.
 
     def take(self) -> bytes:
-        pieces = self._pieces
-        if not pieces:
-            return b""
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self.bytes_in += len(data)
+        return self._consume() if self._pieces else b""
+
+    def _consume(self) -> bytes:
+        data = self._gather()
         flows = self._conn.consumed(self.id, self.buffered) and not self._ended
         if flows and b"content-length" not in self.fields:
             self._conn.engine.expect_bulk(self.id)
         self.buffered = 0
         return data
-
-    async def receive(self) -> bytes:
-        while not self._pieces:
-            if self._ended:
-                return b""
-            if self._conn.lost:
-                raise Disconnected(f"{self.peer} is gone")
-            if self._interrupted:
-                self._interrupted = False
-                raise Interrupted
-            self._arrived = trio.Event()
-            if self.body_timeout == math.inf:
-                await self._arrived.wait()
-            else:
-                with trio.move_on_after(self.body_timeout) as timeout:
-                    await self._arrived.wait()
-                if timeout.cancelled_caught:
-                    raise BodyTimeout(f"no byte of the request body came for {self.body_timeout:g} s")
-            self._arrived = None
-        return self.take()
-
-    @property
-    def body_over(self) -> bool:
-        return self._ended and not self._pieces
 
     def inform(self, status: int, headers: Headers) -> None:
         if self.gone:
@@ -177,10 +123,6 @@ class H2Exchange(Exchange):
         if not self._has_room():
             await self._conn.wait_room(self._has_room, self._progress)
 
-    async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
-        async for piece in read_pieces(file, offset, count):
-            await self.send(piece)
-
     @property
     def owes(self) -> bool:
         """Whether the peer's window holds back a part of the finished response."""
@@ -209,15 +151,6 @@ class H2Exchange(Exchange):
     def protocol(self) -> str:
         return self._protocol.decode("latin-1").lower() if self._protocol is not None else ""
 
-    def upgrade(self, headers: Headers) -> None:
-        if not self.protocol:
-            raise ValueError("the client asked for no other protocol")
-        self.start(200, headers)
-        self.upgraded = True
-        self.body_timeout = math.inf
-        if self.draining:
-            self.interrupt()
-
     def flush(self) -> None:
         self._conn.flush()
 
@@ -238,11 +171,6 @@ class H2Exchange(Exchange):
         await conn.wait_room(lambda: self.is_flushed or self.id not in conn.exchanges, self._progress)
         if self.gone:
             raise self._disconnected()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if self._arrived is not None:
-            self._arrived.set()
 
     def _reset(self, code: int) -> None:
         if not self.gone:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from fawa.net.connection import HIGH_WATER
-from fawa.net.exchange import BodyTimeout, Disconnected, Exchange, Headers, Interrupted
-from fawa.net.files import read_pieces
+from fawa.net.exchange import Disconnected, Headers
 from fawa.net.http3_head import Head
 from fawa.net.quic_engine import ErrorCode
+from fawa.net.stream_exchange import StreamExchange
 
 if TYPE_CHECKING:
     from fawa.net.http3 import H3Connection
@@ -34,63 +33,42 @@ class BodySink(Protocol):
         """The connection drains: see `Exchange.interrupt`."""
 
 
-class H3Exchange(Exchange):
+class H3Exchange(StreamExchange):
     """One request stream."""
 
-    __slots__ = (
-        "_arrived",
-        "_broken",
-        "_ended",
-        "_finished",
-        "_interrupted",
-        "_pieces",
-        "_protocol",
-        "_sink",
-        "buffered",
-        "conn",
-        "id",
-    )
+    __slots__ = ("_broken", "_protocol", "_sink", "conn")
 
     def __init__(self, conn: H3Connection, stream_id: int, head: Head, *, ended: bool) -> None:
-        super().__init__(head, head.fields, "3", conn.peer)
+        super().__init__(head, head.fields, "3", conn.peer, stream_id, ended=ended)
         self.body_timeout = conn.limits.body_timeout
         self.scope = trio.CancelScope()
         #: Its connection: a WebTransport session needs more of that than this stream.
         self.conn = conn
-        self.id = stream_id
-        #: Body octets received and not yet consumed.
-        self.buffered = 0
-        self._pieces: list[bytes] = []
-        self._arrived: trio.Event | None = None
-        self._ended = ended
-        self._finished = False
         #: This side has reset the stream.
         self._broken = False
         self._protocol = head.protocol
-        self._interrupted = False
         self._sink: BodySink | None = None
 
-    # The connection's side: what arrived.
+    # The connection's side.
+
+    @property
+    def _lost(self) -> bool:
+        return self.conn.lost
 
     def feed(self, data: bytes) -> None:
         """Body octets have arrived."""
-        if self._sink is not None:
-            self.conn.engine.release(self.id)
-            self.bytes_in += len(data)
-            self._sink.body(data)
+        if self._sink is None:
+            super().feed(data)
             return
-        self.buffered += len(data)
-        self._pieces.append(data)
-        if self._arrived is not None:
-            self._arrived.set()
+        self.conn.engine.release(self.id)
+        self.bytes_in += len(data)
+        self._sink.body(data)
 
     def feed_end(self) -> None:
-        """The body has ended; request trailers carry nothing that any of our protocols uses."""
-        self._ended = True
+        """The body has ended."""
+        super().feed_end()
         if self._sink is not None:
             self._sink.body_end()
-        if self._arrived is not None:
-            self._arrived.set()
 
     def divert(self, sink: BodySink) -> None:
         """Give what comes from here on to `sink`, and what has come already; `receive` is not to be called.
@@ -126,34 +104,13 @@ class H3Exchange(Exchange):
 
     # The application's side.
 
-    async def receive(self) -> bytes:
-        while not self._pieces:
-            if self._ended:
-                return b""
-            if self.conn.lost:
-                raise Disconnected(f"{self.peer} is gone")
-            if self._interrupted:
-                self._interrupted = False
-                raise Interrupted
-            self._arrived = trio.Event()
-            with trio.move_on_after(self.body_timeout) as timeout:
-                await self._arrived.wait()
-            if timeout.cancelled_caught:
-                raise BodyTimeout(f"no byte of the request body came for {self.body_timeout:g} s")
-            self._arrived = None
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self.bytes_in += len(data)
+    def _consume(self) -> bytes:
+        data = self._gather()
         self.buffered = 0
         self.conn.engine.release(self.id)
         if not self._ended:
             self.conn.wake()
         return data
-
-    @property
-    def body_over(self) -> bool:
-        return self._ended and not self._pieces
 
     def inform(self, status: int, headers: Headers) -> None:
         self._check()
@@ -188,10 +145,6 @@ class H3Exchange(Exchange):
         if not self._has_room():
             await self.conn.wait_room(self._has_room, self._progress)
 
-    async def send_file(self, file: BinaryIO, offset: int, count: int) -> None:
-        async for piece in read_pieces(file, offset, count):
-            await self.send(piece)
-
     @property
     def owes(self) -> bool:
         """Whether much of the finished response is still to be sent."""
@@ -221,15 +174,6 @@ class H3Exchange(Exchange):
     def protocol(self) -> str:
         return self._protocol
 
-    def upgrade(self, headers: Headers) -> None:
-        if not self._protocol:
-            raise ValueError("the client asked for no other protocol")
-        self.start(200, headers)
-        self.upgraded = True
-        self.body_timeout = math.inf
-        if self.draining:
-            self.interrupt()
-
     def flush(self) -> None:
         self.conn.wake()
 
@@ -242,11 +186,9 @@ class H3Exchange(Exchange):
         self._check()
 
     def interrupt(self) -> None:
-        self._interrupted = True
+        super().interrupt()
         if self._sink is not None:
             self._sink.interrupt()
-        if self._arrived is not None:
-            self._arrived.set()
 
     def reset(self, code: int) -> None:
         """Break off both directions with an error code of HTTP/3."""

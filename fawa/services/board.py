@@ -14,7 +14,7 @@ from fawa.rooms.rooms import Rooms
 from fawa.services.base import Offer, checks
 from fawa.services.figures import storage_figures
 from fawa.storage.base import BoardStore
-from fawa.storage.watched import StoreWatch
+from fawa.storage.watching import StoreWatch
 
 
 @attrs.define(eq=False)

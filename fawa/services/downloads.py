@@ -50,17 +50,26 @@ class Downloads:
     #: The time in Unix seconds.
     clock: Callable[[], float]
 
+    async def find(self, key: str) -> FileRecord:
+        """Return the record of a file that may be downloaded.
+
+        Raises:
+            NotFound: there is none.
+
+        """
+        return await find(self.metadata, key, self.clock())
+
     @asynccontextmanager
-    async def open(self, key: str) -> AsyncIterator[Download]:
-        """Open a file; a download that the block marks as completed is counted.
+    async def open(self, record: FileRecord) -> AsyncIterator[Download]:
+        """Open a file that was just found; a download that the block marks as completed is counted.
 
         Raises:
             AllTaken: see there.
-            NotFound: there is no such file (any more).
+            NotFound: the file is no more.
             StorageError: a store failed.
 
         """
-        async with open_file(self.content, self.metadata, key, self.clock()) as (record, content):
+        async with open_file(self.content, record) as content:
             download = Download(record, content)
             if record.terms.max_downloads:
                 async with self._reserved(download):
@@ -69,15 +78,15 @@ class Downloads:
                 yield download
         if download.completed and not record.terms.max_downloads:
             try:
-                await self.metadata.count_download(key)
+                await self.metadata.count_download(record.key)
             except StorageError as error:
-                _log.warning("a download was not counted", key=key, error=str(error))
+                _log.warning("a download was not counted", key=record.key, error=str(error))
 
     @asynccontextmanager
     async def _reserved(self, download: Download) -> AsyncIterator[None]:
         key, token = download.record.key, secrets.token_hex(8)
         if not await self._reserve(download.record, token):
-            await find(self.metadata, key, self.clock())  # raises, where there are none left
+            await self.find(key)  # raises, where there are none left
             raise AllTaken
         failure: Exception | None = None
         try:

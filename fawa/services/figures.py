@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 
 from fawa.ops.meters import Figure
-from fawa.storage.watched import StoreWatch
+from fawa.storage.watching import StoreWatch
 
 #: What a sweep removes: files, uploads that were not finished, and what was found to be nobody's.
 SWEPT: Final = ("file", "upload", "stray")

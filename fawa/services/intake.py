@@ -19,7 +19,7 @@ from fawa.services.fields import accepts, content_length, digests_untrusted, fie
 from fawa.services.figures import Flow, Transfers
 from fawa.services.links import link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted
-from fawa.services.quotas import NeverFits, NoRoom, Quotas, QuotaSettings, TooMuch
+from fawa.services.quotas import NeverFits, NoRoom, Quotas, TooMuch
 from fawa.services.uploads import (
     BeyondSize,
     Gone,
@@ -162,12 +162,8 @@ class Intake:
     settings: Callable[[], IntakeSettings]
     #: The time in Unix seconds.
     clock: Callable[[], float]
+    quotas: Quotas
     transfers: Transfers = attrs.field(factory=Transfers)
-    quotas: Quotas = attrs.field()
-
-    @quotas.default
-    def _no_quotas(self) -> Quotas:
-        return Quotas(self.content, self.metadata, QuotaSettings, self.clock)
 
     def base(self, exchange: Exchange) -> str:
         """Return what a link will begin with; asked before anything is stored.

@@ -155,13 +155,12 @@ class Links:
                 text = f"this link expired on {format_date(link.expires)}, ask for a new one"
                 exchange.respond_text(410, text, _DO_NOT_KEEP)
             case Verdict.VALID:
-                async with (
-                    self._answering_failure(exchange, link.key),
-                    self.downloads.open(link.key) as download,
-                ):
-                    download.completed = await _send(
-                        exchange, download.record, download.content, self.transfers.link
-                    )
+                async with self._answering_failure(exchange, link.key):
+                    record = await self.downloads.find(link.key)
+                    async with self.downloads.open(record) as download:
+                        download.completed = await _send(
+                            exchange, record, download.content, self.transfers.link
+                        )
 
     @asynccontextmanager
     async def _answering_failure(self, exchange: Exchange, key: str) -> AsyncIterator[None]:

@@ -27,13 +27,12 @@ from fawa.storage.base import (
     NotFound,
     ResumableStore,
     ResumableUpload,
-    StorageError,
     Terms,
     UploadRecord,
     UploadStore,
     is_key,
 )
-from fawa.storage.lifecycle import publish_kept, settle
+from fawa.storage.lifecycle import publish_kept, remove_all, settle
 
 #: Bytes of randomness in a file's key (80 bits, 16 characters of a-z and 2-7), and in an upload's id.
 _KEY_BYTES: Final = 10
@@ -336,22 +335,7 @@ class Uploads:
             StorageError: some could not be removed; the others were.
 
         """
-        removed = 0
-        failure: StorageError | None = None
-        while records := await self.records.expired(self.clock(), _BATCH):
-            before = removed
-            for record in records:
-                try:
-                    await self.remove(record)
-                except StorageError as error:
-                    failure = error
-                else:
-                    removed += 1
-            if removed == before:
-                break
-        if failure is not None:
-            raise failure
-        return removed
+        return await remove_all(lambda: self.records.expired(self.clock(), _BATCH), self.remove)
 
     async def repair(self) -> int:
         """Remove content without a record, which no crash of ours leaves, and return how much there was."""

@@ -17,9 +17,9 @@ use the same stores.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -40,6 +40,8 @@ from fawa.storage.base import (
 
 #: Seconds to take back what a failed or cancelled upload has stored; what is left after is left to expiry.
 CLEANUP_TIMEOUT: Final = 10.0
+
+Item = TypeVar("Item")
 
 #: Files that one query for expired ones returns.
 EXPIRY_BATCH: Final = 100
@@ -151,21 +153,20 @@ async def find(metadata: MetadataStore, key: str, now: float) -> FileRecord:
 
 
 @asynccontextmanager
-async def open_file(
-    content: ContentStore, metadata: MetadataStore, key: str, now: float
-) -> AsyncIterator[tuple[FileRecord, Content]]:
-    """Open a file that is ready and not expired; it stays readable while open, even past its expiry.
+async def open_file(content: ContentStore, record: FileRecord) -> AsyncIterator[Content]:
+    """Open a file that `find` has just returned; it stays readable while open, even past its expiry.
 
     Raises:
-        NotFound: there is none.
+        NotFound: it is no more.
         Damaged: its content has another size than recorded.
 
     """
-    record = await find(metadata, key, now)
-    async with content.open(key) as opened:
+    async with content.open(record.key) as opened:
         if opened.size != record.size:
-            raise Damaged(f"the content under {key} has {opened.size} bytes, its record says {record.size}")
-        yield record, opened
+            raise Damaged(
+                f"the content under {record.key} has {opened.size} bytes, its record says {record.size}"
+            )
+        yield opened
 
 
 async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> int:
@@ -175,13 +176,27 @@ async def expire(content: ContentStore, metadata: MetadataStore, now: float) -> 
         StorageError: some could not be removed; the others were.
 
     """
+    return await remove_all(
+        lambda: metadata.expired(now, EXPIRY_BATCH), lambda key: remove(content, metadata, key)
+    )
+
+
+async def remove_all(
+    due: Callable[[], Awaitable[Sequence[Item]]], remove_one: Callable[[Item], Awaitable[None]]
+) -> int:
+    """Remove what is due, a batch at a time, until nothing is or nothing of it goes; return how much did.
+
+    Raises:
+        StorageError: some could not be removed; the others were.
+
+    """
     removed = 0
     failure: StorageError | None = None
-    while keys := await metadata.expired(now, EXPIRY_BATCH):
+    while items := await due():
         before = removed
-        for key in keys:
+        for item in items:
             try:
-                await remove(content, metadata, key)
+                await remove_one(item)
             except StorageError as error:
                 failure = error
             else:

@@ -1,33 +1,19 @@
-"""Stores that are watched: what fails is counted by backend, and operations can be traced.
-
-Each wrapper does what the store inside does. Operations end up with one `StoreWatch`, which knows whether the
-backend answered when it was last asked. What stores answer by an error in their everyday work (`NotFound`,
-`Fenced` and the like) is no failure.
-"""
+"""Stores that are watched (`watching`): each wrapper does what the store inside does."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
-from types import TracebackType
-from typing import Any, BinaryIO, Final, TypeVar
-
-import attrs
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from fawa.storage.base import (
-    AlreadyExists,
     BoardStore,
     Content,
     ContentStore,
-    Damaged,
-    Fenced,
+    Dependency,
     FileRecord,
     MetadataStore,
-    NotFound,
     OnDisk,
-    OutOfReach,
-    OutOfSpace,
     ResumableStore,
     ResumableUpload,
     State,
@@ -35,128 +21,11 @@ from fawa.storage.base import (
     Upload,
     UploadRecord,
     UploadStore,
-    WrongOffset,
 )
 from fawa.storage.leases import Lease, Leases
+from fawa.storage.watching import Opening, StoreWatch, seen
 
-#: What can be wrong with a backend.
-KINDS: Final = ("unreachable", "out_of_space", "damaged", "other")
-
-#: Stores say this by an error, and do their work.
-_EXPECTED: Final = (AlreadyExists, Fenced, NotFound, WrongOffset)
-
-Inner = TypeVar("Inner")
-Outer = TypeVar("Outer")
-Item = TypeVar("Item")
-
-#: Begins a span of an operation, by the names of store, backend and operation.
-Trace = Callable[[str, str, str], AbstractContextManager[None]]
-
-
-@attrs.define(eq=False)
-class StoreWatch:
-    """What is seen of one store; also the context of an operation, with nothing kept from one to the next."""
-
-    #: What it stores, such as `records`.
-    store: str
-    #: What it stands on, such as `redis`.
-    backend: str
-    #: Where operations are traced.
-    trace: Trace | None = None
-    failures: Counter[str] = attrs.field(factory=lambda: Counter(dict.fromkeys(KINDS, 0)), init=False)
-    #: Whether the backend could be reached when it was last asked.
-    is_up: bool = attrs.field(default=True, init=False)
-
-    def __call__(self, operation: str) -> AbstractContextManager[None]:
-        """Return the context of an operation."""
-        if self.trace is None:
-            return self
-        return _Traced(self, self.trace(self.store, self.backend, operation))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.is_up = True
-        else:
-            self.note(error)
-
-    def note(self, error: BaseException) -> None:
-        """Note how an operation has failed."""
-        match error:
-            case OutOfReach():
-                self.is_up = False
-                self.failures["unreachable"] += 1
-            case OutOfSpace():
-                self.failures["out_of_space"] += 1
-            case Damaged():
-                self.failures["damaged"] += 1
-            case _ if isinstance(error, _EXPECTED):
-                self.is_up = True
-            case StorageError():
-                self.failures["other"] += 1
-
-
-@attrs.frozen(eq=False)
-class _Traced(AbstractContextManager[None]):
-    """An operation that is traced."""
-
-    _watch: StoreWatch
-    _span: AbstractContextManager[None]
-
-    def __enter__(self) -> None:
-        self._span.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._watch.__exit__(kind, error, at)
-        expected = isinstance(error, _EXPECTED)
-        self._span.__exit__(*((None, None, None) if expected else (kind, error, at)))
-
-
-class _Opening(AbstractAsyncContextManager[Outer]):
-    """Opens something of a store: its own errors on the way in and out are seen, not those of the block."""
-
-    def __init__(
-        self,
-        watch: StoreWatch,
-        operation: str,
-        inner: AbstractAsyncContextManager[Inner],
-        wrap: Callable[[Inner, StoreWatch], Outer],
-    ) -> None:
-        self._watch = watch
-        self._operation = operation
-        self._inner: AbstractAsyncContextManager[Any] = inner
-        self._wrap: Callable[[Any, StoreWatch], Outer] = wrap
-
-    async def __aenter__(self) -> Outer:
-        with self._watch(self._operation):
-            return self._wrap(await self._inner.__aenter__(), self._watch)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> bool | None:
-        try:
-            return await self._inner.__aexit__(kind, error, at)  # noqa: ASYNC102 - its own to bound
-        except StorageError as failure:
-            if failure is not error:
-                self._watch.note(failure)
-            raise
-
-
-async def _seen(watch: StoreWatch, items: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
-    """Iterate over what a store gives; not traced, as it lasts as long as its reader wants."""
-    try:
-        async for item in items:
-            yield item
-    except StorageError as error:
-        watch.note(error)
-        raise
-    watch.is_up = True
+Store = TypeVar("Store", bound=Dependency)
 
 
 def watched_content(
@@ -169,35 +38,35 @@ def watched_content(
             return (WatchedOnDisk if isinstance(store, OnDisk) else WatchedResumable)(store, watch)
         return WatchedContent(store, watch)
 
-    return _Opening(watch, "connect", store, wrap)
+    return Opening(watch, "connect", store, wrap)
 
 
 def watched_metadata(
     watch: StoreWatch, store: AbstractAsyncContextManager[MetadataStore]
 ) -> AbstractAsyncContextManager[MetadataStore]:
     """Open a store of files' records."""
-    return _Opening(watch, "connect", store, WatchedMetadata)
+    return Opening(watch, "connect", store, WatchedMetadata)
 
 
 def watched_uploads(
     watch: StoreWatch, store: AbstractAsyncContextManager[UploadStore]
 ) -> AbstractAsyncContextManager[UploadStore]:
     """Open a store of uploads' records."""
-    return _Opening(watch, "connect", store, WatchedUploads)
+    return Opening(watch, "connect", store, WatchedUploads)
 
 
 def watched_boards(
     watch: StoreWatch, store: AbstractAsyncContextManager[BoardStore]
 ) -> AbstractAsyncContextManager[BoardStore]:
     """Open a store of boards' copies."""
-    return _Opening(watch, "connect", store, WatchedBoards)
+    return Opening(watch, "connect", store, WatchedBoards)
 
 
 def watched_leases(
     watch: StoreWatch, store: AbstractAsyncContextManager[Leases]
 ) -> AbstractAsyncContextManager[Leases]:
     """Open leases."""
-    return _Opening(watch, "connect", store, WatchedLeases)
+    return Opening(watch, "connect", store, WatchedLeases)
 
 
 class _WatchedUpload:
@@ -299,11 +168,11 @@ class WatchedContent:
 
     def create(self, key: str) -> AbstractAsyncContextManager[Upload]:
         """Begin an upload."""
-        return _Opening(self._watch, "create", self._store.create(key), _WatchedUpload)
+        return Opening(self._watch, "create", self._store.create(key), _WatchedUpload)
 
     def open(self, key: str) -> AbstractAsyncContextManager[Content]:
         """Open committed content."""
-        return _Opening(self._watch, "open", self._store.open(key), _WatchedFile)
+        return Opening(self._watch, "open", self._store.open(key), _WatchedFile)
 
     def link(self, key: str, headers: Mapping[str, str], now: float, seconds: int) -> str | None:
         """Return a link to the backend itself."""
@@ -316,7 +185,7 @@ class WatchedContent:
 
     def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys of committed content."""
-        return _seen(self._watch, self._store.keys())
+        return seen(self._watch, self._store.keys())
 
     async def sweep_uncommitted(self) -> int:
         """Remove what interrupted uploads left behind."""
@@ -342,7 +211,7 @@ class WatchedResumable(WatchedContent):
     ) -> AbstractAsyncContextManager[ResumableUpload]:
         """Become the writer of an upload."""
         inner = self._store.resume(key, epoch, offset)
-        return _Opening(self._watch, "resume", inner, _WatchedResumableUpload)
+        return Opening(self._watch, "resume", inner, _WatchedResumableUpload)
 
     async def discard(self, key: str) -> None:
         """Remove an upload."""
@@ -351,7 +220,7 @@ class WatchedResumable(WatchedContent):
 
     def unfinished(self) -> AsyncIterator[str]:
         """Iterate over the keys of uploads."""
-        return _seen(self._watch, self._store.unfinished())
+        return seen(self._watch, self._store.unfinished())
 
 
 class WatchedOnDisk(WatchedResumable):
@@ -364,10 +233,10 @@ class WatchedOnDisk(WatchedResumable):
             return int(await store.free_space())
 
 
-class WatchedMetadata:
-    """A store of files' records."""
+class _WatchedDependency(Generic[Store]):
+    """A store that is asked whether it answers."""
 
-    def __init__(self, store: MetadataStore, watch: StoreWatch) -> None:
+    def __init__(self, store: Store, watch: StoreWatch) -> None:
         self._store = store
         self._watch = watch
 
@@ -380,6 +249,10 @@ class WatchedMetadata:
         """Return when it answers."""
         with self._watch:
             await self._store.check()
+
+
+class WatchedMetadata(_WatchedDependency[MetadataStore]):
+    """A store of files' records."""
 
     async def identity(self) -> str:
         """Return what tells these records from all others."""
@@ -443,25 +316,11 @@ class WatchedMetadata:
 
     def keys(self, state: State | None = None) -> AsyncIterator[str]:
         """Iterate over all keys."""
-        return _seen(self._watch, self._store.keys(state))
+        return seen(self._watch, self._store.keys(state))
 
 
-class WatchedUploads:
+class WatchedUploads(_WatchedDependency[UploadStore]):
     """A store of uploads' records."""
-
-    def __init__(self, store: UploadStore, watch: StoreWatch) -> None:
-        self._store = store
-        self._watch = watch
-
-    @property
-    def backend(self) -> str:
-        """What it is, for the operator."""
-        return self._store.backend
-
-    async def check(self) -> None:
-        """Return when it answers."""
-        with self._watch:
-            await self._store.check()
 
     async def add(self, record: UploadRecord) -> None:
         """Store a new record."""
@@ -504,22 +363,8 @@ class WatchedUploads:
             return await self._store.has_key(key)
 
 
-class WatchedBoards:
+class WatchedBoards(_WatchedDependency[BoardStore]):
     """A store of boards' copies."""
-
-    def __init__(self, store: BoardStore, watch: StoreWatch) -> None:
-        self._store = store
-        self._watch = watch
-
-    @property
-    def backend(self) -> str:
-        """What it is, for the operator."""
-        return self._store.backend
-
-    async def check(self) -> None:
-        """Return when it answers."""
-        with self._watch:
-            await self._store.check()
 
     async def put(self, code: str, saved: bytes, expires: float) -> None:
         """Store a copy."""

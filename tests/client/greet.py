@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untype
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from fawa.client import Channel
 from fawa.client.method import rpc
 from fawa.proto.greet.v1.greet_grpc import GreetServiceBase
 from fawa.proto.greet.v1.greet_pb2 import (
@@ -109,3 +110,29 @@ async def _collect(stream: Stream[GreetClientStreamRequest, GreetClientStreamRes
 async def _echo(stream: Stream[GreetBidiStreamRequest, GreetBidiStreamResponse]) -> None:
     async for request in stream:
         await stream.send_message(GreetBidiStreamResponse(echo=request.name))
+
+
+#: Whom `use_all` greets.
+NAMES = ["Ada", "", "Zoë", "李雷 🦊", "x" * 100_000]
+
+
+async def use_all(channel: Channel) -> None:
+    """Make a call of each of the four kinds."""
+    for name in NAMES:
+        reply = await channel.unary(SAY_HELLO, SayHelloRequest(name=name))
+        assert reply.message.resp == f"Hello, {name}!"
+        async with channel.server_stream(GREET_STREAM, GreetStreamRequest(name=name)) as parts:
+            assert [part.part async for part in parts] == [f"{name} {n}" for n in range(3)]
+    async with channel.client_stream(GREET_CLIENT_STREAM) as many:
+        for name in NAMES:
+            await many.send(GreetClientStreamRequest(name=name))
+        assert (await many.reply()).summary == " ".join(NAMES)
+    async with channel.bidi(GREET_BIDI_STREAM) as talk:
+        for name in NAMES:
+            await talk.send(GreetBidiStreamRequest(name=name))
+            answer = await talk.recv()
+            assert answer is not None
+            assert answer.echo == name
+        await talk.done_sending()
+        assert await talk.recv() is None
+        assert await talk.recv() is None

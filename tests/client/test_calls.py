@@ -41,12 +41,11 @@ from tests.client.greet import (
     SAY_HELLO,
     Greeter,
     fail,
+    use_all,
 )
 from tests.client.server import Server
 
 Connect = Callable[..., AbstractAsyncContextManager[Channel]]
-
-NAMES = ["Ada", "", "Zoë", "李雷 🦊", "x" * 100_000]
 
 
 @pytest.fixture(
@@ -85,27 +84,7 @@ def serving(*implementations: IServable, **more: Any) -> AbstractAsyncContextMan
 
 async def test_all_four_kinds(connecting: Connect) -> None:
     async with serving(Greeter()) as there, connecting(there.url) as channel:
-        for name in NAMES:
-            reply = await channel.unary(SAY_HELLO, SayHelloRequest(name=name))
-            assert reply.message.resp == f"Hello, {name}!"
-
-            async with channel.server_stream(GREET_STREAM, GreetStreamRequest(name=name)) as parts:
-                assert [part.part async for part in parts] == [f"{name} {n}" for n in range(3)]
-
-        async with channel.client_stream(GREET_CLIENT_STREAM) as many:
-            for name in NAMES:
-                await many.send(GreetClientStreamRequest(name=name))
-            assert (await many.reply()).summary == " ".join(NAMES)
-
-        async with channel.bidi(GREET_BIDI_STREAM) as talk:
-            for name in NAMES:
-                await talk.send(GreetBidiStreamRequest(name=name))
-                answer = await talk.recv()
-                assert answer is not None
-                assert answer.echo == name
-            await talk.done_sending()
-            assert await talk.recv() is None
-            assert await talk.recv() is None
+        await use_all(channel)
 
 
 async def test_streams_may_be_empty(connecting: Connect) -> None:

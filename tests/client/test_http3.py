@@ -32,7 +32,14 @@ from fawa.proto.greet.v1.greet_pb2 import (
     SayHelloResponse,
 )
 from tests.client.asking import ask, start
-from tests.client.greet import GREET_BIDI_STREAM, GREET_CLIENT_STREAM, GREET_STREAM, SAY_HELLO, Greeter
+from tests.client.greet import (
+    GREET_BIDI_STREAM,
+    GREET_CLIENT_STREAM,
+    GREET_STREAM,
+    SAY_HELLO,
+    Greeter,
+    use_all,
+)
 from tests.client.quic_server import ROUGH, Quic, quic, scripted
 from tests.net.quic_talk import Weather, certificate
 
@@ -42,7 +49,6 @@ WINDOW = 200_000
 SIZE = 50_000
 #: What compression cannot make much smaller: it is base64, which has 6 bits in 8.
 PART = GreetStreamResponse(part=base64.b64encode(random.Random(1).randbytes(SIZE * 3 // 4)).decode())
-NAMES = ["Ada", "", "李雷 🦊", "x" * 100_000]
 
 
 @pytest.fixture(scope="module")
@@ -64,26 +70,6 @@ def nothing_left(there: Quic) -> None:
 
 
 # Calls
-
-
-async def use_all(channel: Channel) -> None:
-    for name in NAMES:
-        reply = await channel.unary(SAY_HELLO, SayHelloRequest(name=name))
-        assert reply.message.resp == f"Hello, {name}!"
-        async with channel.server_stream(GREET_STREAM, GreetStreamRequest(name=name)) as parts:
-            assert [part.part async for part in parts] == [f"{name} {n}" for n in range(3)]
-    async with channel.client_stream(GREET_CLIENT_STREAM) as many:
-        for name in NAMES:
-            await many.send(GreetClientStreamRequest(name=name))
-        assert (await many.reply()).summary == " ".join(NAMES)
-    async with channel.bidi(GREET_BIDI_STREAM) as talk:
-        for name in NAMES:
-            await talk.send(GreetBidiStreamRequest(name=name))
-            answer = await talk.recv()
-            assert answer is not None
-            assert answer.echo == name
-        await talk.done_sending()
-        assert await talk.recv() is None
 
 
 @pytest.mark.parametrize("dialect", ["grpc", "connect", "grpc-web", "connect-json"])

@@ -11,7 +11,8 @@ import attrs
 import pytest
 
 from fawa.services.downloads import Downloads
-from fawa.services.file import FileRpc, FileSettings
+from fawa.services.file_rpc import FileRpc
+from fawa.services.file_settings import FileSettings
 from fawa.services.links import Links
 from fawa.services.names import guess_type
 from fawa.services.quotas import Quotas
@@ -52,7 +53,7 @@ class Files:
             lambda: self.settings,
             lambda: self.now,
             self.sharing,
-            quotas=self.quotas,
+            self.quotas,
         )
 
     @property

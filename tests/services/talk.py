@@ -14,7 +14,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from fawa.proto.file.v1.file_pb2 import FileInfo, SendFileRequest
-from fawa.services.file import FileSettings
+from fawa.services.file_settings import FileSettings
 from fawa.storage.base import PIECE
 
 KEY = "aebagbafaydqqcik"

@@ -24,13 +24,14 @@ from fawa.proto.file.v1.file_pb2 import (
 )
 from fawa.services.base import Offer
 from fawa.services.figures import Flow, storage_figures
-from fawa.services.file import FileRpc, FileService
+from fawa.services.file import FileService
+from fawa.services.file_rpc import FileRpc
 from fawa.services.tus import VERSION
 from fawa.storage.base import OutOfReach
 from fawa.storage.filesystem import content_store
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
-from fawa.storage.watched import StoreWatch
+from fawa.storage.watching import StoreWatch
 from tests.services.conftest import SECRET, Files
 from tests.services.memory import MemoryExchange, MemoryStream
 from tests.services.talk import DATA, chunks, info, refused, settings, until
@@ -93,6 +94,7 @@ class TestRpc:
             lambda: files.settings,
             lambda: files.now,
             files.sharing,
+            files.quotas,
             talk.uploads,
         )
         start = MemoryStream[StartUploadRequest, StartUploadResponse](

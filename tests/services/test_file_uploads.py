@@ -25,7 +25,7 @@ from fawa.proto.file.v1.file_pb2 import (
     StartUploadRequest,
     StartUploadResponse,
 )
-from fawa.services.file import FileRpc
+from fawa.services.file_rpc import FileRpc
 from fawa.services.uploads import UploadLimits, Uploads
 from fawa.storage.base import UploadStore
 from fawa.storage.filesystem import FilesystemStore

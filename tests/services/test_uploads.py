@@ -14,7 +14,7 @@ import trio
 from fawa.services.uploads import UploadLimits, Uploads
 from fawa.storage.base import Fenced, NotFound, State, UploadRecord
 from fawa.storage.filesystem import FilesystemStore
-from fawa.storage.lifecycle import open_file, repair
+from fawa.storage.lifecycle import find, open_file, repair
 from fawa.storage.uploads import upload_store
 from tests.services.conftest import Files
 from tests.services.talk import DATA
@@ -61,7 +61,8 @@ class Engine:
             await writer.finish()
 
     async def serve(self, key: str) -> bytes:
-        async with open_file(self.files.content, self.files.metadata, key, self.files.now) as (_, content):
+        record = await find(self.files.metadata, key, self.files.now)
+        async with open_file(self.files.content, record) as content:
             return await read_content(content)
 
 

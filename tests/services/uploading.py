@@ -110,8 +110,8 @@ class Talk:
             SECRET,
             self._settings,
             lambda: self.files.now,
-            self.transfers,
             self.files.quotas,
+            self.transfers,
         )
         router = Router(nothing)
         router.add(HttpUploads(intake, self.uploads if self.has_uploads else None).routes)

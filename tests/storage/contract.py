@@ -19,6 +19,7 @@ import trio
 from fawa.storage.base import (
     PIECE,
     AlreadyExists,
+    BoardStore,
     Content,
     ContentStore,
     Damaged,
@@ -30,11 +31,15 @@ from fawa.storage.base import (
     Terms,
     Upload,
 )
+from fawa.storage.boards import OVERHEAD
 
 ContentOpener = Callable[[], AbstractAsyncContextManager[ContentStore]]
 MetadataOpener = Callable[[], AbstractAsyncContextManager[MetadataStore]]
 
 KEY = "aebagbafaydqqcik"
+
+#: More than all copies of boards together have.
+HUGE = 1 << 50
 
 #: Several pieces and a bit: what takes more than one step in any backend.
 LONG = random.Random(1).randbytes(5 * PIECE + 1)
@@ -638,3 +643,60 @@ class MetadataStoreContract:
             assert await store.get(key) == make_record(key)
         await store.add(make_record())
         assert await store.get(KEY) == make_record()
+
+
+async def kept(store: BoardStore, *codes: str) -> str:
+    """Return those of the codes that have a copy."""
+    found = ""
+    for code in codes:
+        try:
+            await store.get(code, 0.0)
+        except NotFound:
+            continue
+        found += code
+    return found
+
+
+class BoardStoreContract:
+    """Every store of boards' copies; its test module gives the `store` fixture."""
+
+    async def test_a_copy_is_kept_and_replaced(self, store: BoardStore) -> None:
+        await store.put("ABC123", b"one", 100.0)
+        await store.put("ABC124", bytes(range(256)) * 1000, 100.0)
+        assert await store.get("ABC123", 99.9) == b"one"
+        assert await store.get("ABC124", 0.0) == bytes(range(256)) * 1000
+        await store.put("ABC123", b"", 200.0)
+        assert await store.get("ABC123", 199.0) == b""
+
+    async def test_there_may_be_none(self, store: BoardStore) -> None:
+        await store.put("ABC123", b"one", 100.0)
+        for code, now in [("ABC124", 0.0), ("abc123", 0.0), ("ABC123", 100.0), ("*", 0.0)]:
+            with pytest.raises(NotFound, match="no copy"):
+                await store.get(code, now)
+
+    async def test_one_is_deleted(self, store: BoardStore) -> None:
+        await store.put("a", b"one", 100.0)
+        await store.put("b", b"two", 100.0)
+        await store.delete("a")
+        await store.delete("a")
+        assert await kept(store, "a", "b") == "b"
+
+    async def test_what_has_expired_is_swept(self, store: BoardStore) -> None:
+        for number, code in enumerate("abcd"):
+            await store.put(code, b"x", 100.0 + number)
+        assert await store.sweep(101.0, HUGE) == 2
+        assert await kept(store, *"abcd") == "cd"
+        assert await store.sweep(101.0, HUGE) == 0
+
+    async def test_what_is_too_much_goes_by_expiry(self, store: BoardStore) -> None:
+        each = 1000 + OVERHEAD
+        for code, expires in [("a", 104), ("b", 101), ("c", 103), ("d", 102)]:
+            await store.put(code, bytes(1000), expires)
+        assert await store.sweep(0.0, 4 * each) == 0
+        assert await store.sweep(0.0, 4 * each - 1) == 1
+        assert await kept(store, *"abcd") == "acd"
+        await store.put("d", b"", 102)
+        assert await store.sweep(0.0, 2 * each + OVERHEAD) == 0, "what was replaced counts no more"
+        assert await store.sweep(0.0, each) == 2
+        assert await kept(store, *"abcd") == "a"
+        assert await store.sweep(0.0, 0) == 1

@@ -58,7 +58,8 @@ class Stores:
 
     async def serve(self, key: str, now: float = 1000) -> bytes:
         """What a download gets."""
-        async with open_file(self.content, self.metadata, key, now) as (record, content):
+        record = await find(self.metadata, key, now)
+        async with open_file(self.content, record) as content:
             data = await read_content(content)
         assert hashlib.sha256(data).digest() == record.sha256
         return data
@@ -215,7 +216,8 @@ class TestFind:
 
     async def test_an_open_file_stays_readable_past_its_expiry(self, stores: Stores) -> None:
         await stores.publish(LONG, expires=2000)
-        async with open_file(stores.content, stores.metadata, KEY, 1999) as (_, content):
+        record = await find(stores.metadata, KEY, 1999)
+        async with open_file(stores.content, record) as content:
             assert await expire(stores.content, stores.metadata, 2000) == 1
             assert await read_content(content) == LONG
 

@@ -26,7 +26,7 @@ from fawa.storage import sqlite
 from fawa.storage.base import AlreadyExists, ContentStore, FileRecord, MetadataStore, NotFound, State
 from fawa.storage.database import Schema, open_connection
 from fawa.storage.filesystem import content_store
-from fawa.storage.lifecycle import expire, open_file, publish, repair
+from fawa.storage.lifecycle import expire, find, open_file, publish, repair
 from fawa.storage.sqlite import SqliteStore
 from tests.storage.contract import list_keys, make_record, read_content, store_content
 from tests.storage.disk import Disk, PowerCutError
@@ -195,7 +195,8 @@ class StoresMachine(RuleBasedStateMachine):
             content: ContentStore, metadata: MetadataStore, key: str
         ) -> tuple[FileRecord, bytes] | None:
             try:
-                async with open_file(content, metadata, key, self.now) as (record, opened):
+                record = await find(metadata, key, self.now)
+                async with open_file(content, record) as opened:
                     return record, await read_content(opened)
             except NotFound:
                 return None

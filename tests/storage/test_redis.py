@@ -11,15 +11,22 @@ import pytest
 import trio
 
 from fawa.storage.base import NotFound, OutOfSpace, StorageError
-from fawa.storage.redis import OVERHEAD, RedisBoards, board_store, lease_store, metadata_store
+from fawa.storage.redis import RedisBoards, board_store, lease_store, metadata_store
 from fawa.storage.redis_link import MAX_CALLS
 from fawa.storage.redis_url import parse_redis_url
 from tests.redis_server import RedisServer, redis_server
-from tests.storage.contract import KEY, MetadataOpener, MetadataStoreContract, list_keys, make_record
+from tests.storage.contract import (
+    HUGE,
+    KEY,
+    BoardStoreContract,
+    MetadataOpener,
+    MetadataStoreContract,
+    kept,
+    list_keys,
+    make_record,
+)
 
 T = TypeVar("T")
-
-HUGE = 1 << 50
 
 # A connection of coredis that was refused leaves its memory channels open. They hold nothing, and are told of
 # when they are collected, which `collect` has happen here.
@@ -46,18 +53,6 @@ async def when_back(call: Callable[[], Awaitable[T]]) -> T:
                 await trio.sleep(0.05)
 
 
-@pytest.fixture(scope="module", params=["redis", "valkey"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis"), name=request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: RedisServer) -> RedisServer:
-    assert shared.ask("FLUSHALL") == b"+OK\r\n"
-    return shared
-
-
 class TestRecords(MetadataStoreContract):
     @pytest.fixture
     def opener(self, server: RedisServer) -> MetadataOpener:
@@ -77,38 +72,13 @@ class TestRecords(MetadataStoreContract):
             assert server.ask("DBSIZE") == b":0\r\n"
 
 
-async def kept(store: RedisBoards, *codes: str) -> str:
-    found = ""
-    for code in codes:
-        try:
-            await store.get(code, 0.0)
-        except NotFound:
-            continue
-        found += code
-    return found
-
-
-class TestBoards:
+class TestBoards(BoardStoreContract):
     @pytest.fixture
     async def store(self, server: RedisServer) -> AsyncIterator[RedisBoards]:
         async with board_store(parse_redis_url(server.url)) as store:
             yield store
 
-    async def test_a_copy_is_kept_and_replaced(self, store: RedisBoards) -> None:
-        await store.put("ABC123", b"one", 100.0)
-        await store.put("ABC124", bytes(range(256)) * 1000, 100.0)
-        assert await store.get("ABC123", 99.9) == b"one"
-        assert await store.get("ABC124", 0.0) == bytes(range(256)) * 1000
-        await store.put("ABC123", b"", 200.0)
-        assert await store.get("ABC123", 199.0) == b""
-
-    async def test_there_may_be_none(self, store: RedisBoards) -> None:
-        await store.put("ABC123", b"one", 100.0)
-        for code, now in [("ABC124", 0.0), ("abc123", 0.0), ("ABC123", 100.0), ("*", 0.0)]:
-            with pytest.raises(NotFound, match="no copy"):
-                await store.get(code, now)
-
-    async def test_what_has_expired_is_swept(self, store: RedisBoards) -> None:
+    async def test_what_has_expired_is_swept_in_batches(self, store: RedisBoards) -> None:
         for number in range(250):
             await store.put(str(number), b"x", 100.0)
         await store.put("a", b"one", 101.0)
@@ -118,18 +88,8 @@ class TestBoards:
         assert await kept(store, "a", "1") == "a"
         assert await store.sweep(100.0, HUGE) == 0
 
-    async def test_what_is_too_much_goes_by_expiry(self, store: RedisBoards, server: RedisServer) -> None:
-        each = 1000 + OVERHEAD
-        for code, expires in [("a", 104), ("b", 101), ("c", 103), ("d", 102)]:
-            await store.put(code, bytes(1000), expires)
-        assert await store.sweep(0.0, 4 * each) == 0
-        assert await store.sweep(0.0, 4 * each - 1) == 1
-        assert await kept(store, *"abcd") == "acd"
-        await store.put("d", b"", 102)
-        assert await store.sweep(0.0, 2 * each + OVERHEAD) == 0, "what was replaced counts no more"
-        assert await store.sweep(0.0, each) == 2
-        assert await kept(store, *"abcd") == "a"
-        assert await store.sweep(0.0, 0) == 1
+    async def test_nothing_counts_once_all_is_gone(self, store: RedisBoards, server: RedisServer) -> None:
+        await self.test_what_is_too_much_goes_by_expiry(store)
         assert server.ask("GET", "{fawa.boards}:total") == b"$1\r\n0\r\n"
 
 

@@ -36,18 +36,6 @@ def collect() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module", params=["redis", "valkey"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis"), name=request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared: RedisServer) -> RedisServer:
-    assert shared.ask("FLUSHALL") == b"+OK\r\n"
-    return shared
-
-
 class TestContract(UploadStoreContract):
     @pytest.fixture
     def opener(self, server: RedisServer) -> UploadsOpener:

@@ -26,13 +26,13 @@ from fawa.storage.leases import Lease, embedded_leases
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
 from fawa.storage.watched import (
-    StoreWatch,
     watched_boards,
     watched_content,
     watched_leases,
     watched_metadata,
     watched_uploads,
 )
+from fawa.storage.watching import StoreWatch
 from tests.storage.contract import (
     KEY,
     ContentOpener,

@@ -28,7 +28,7 @@ from fawa.services.uploads import Incomplete, Mismatch, TooLong, UploadLimits, U
 from fawa.storage import resumable
 from fawa.storage.base import Fenced, FileRecord, NotFound, StorageError, UploadRecord, WrongOffset
 from fawa.storage.filesystem import FilesystemStore, content_store
-from fawa.storage.lifecycle import expire, open_file, repair
+from fawa.storage.lifecycle import expire, find, open_file, repair
 from fawa.storage.sqlite import metadata_store
 from fawa.storage.uploads import upload_store
 from tests.storage.contract import list_keys, read_content
@@ -600,7 +600,8 @@ class UploadsMachine(RuleBasedStateMachine):
         async def serve(key: str) -> bytes | None:
             uploads = self.process.uploads
             try:
-                async with open_file(uploads.content, uploads.metadata, key, self.now) as (_, content):
+                record = await find(uploads.metadata, key, self.now)
+                async with open_file(uploads.content, record) as content:
                     return await read_content(content)
             except NotFound:
                 return None

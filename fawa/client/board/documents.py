@@ -173,7 +173,6 @@ class ReadOnly(msgspec.Struct, frozen=True):
     """Whether the board takes events."""
 
     read_only: bool
-    reason: str = ""
 
 
 class Error(msgspec.Struct, frozen=True):

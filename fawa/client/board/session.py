@@ -108,7 +108,6 @@ class Session:
         self.color = color
         self.client_id = ""
         self.read_only = False
-        self.read_only_reason = ""
         self.people: dict[str, Person] = {}
         self.cursors: dict[str, tuple[int, int]] = {}
         #: The hello has been answered on this connection.
@@ -276,8 +275,8 @@ class Session:
                 return self._on_people(said)
             case Error():
                 return self._on_error(said)
-            case ReadOnly(read_only, reason):
-                self.read_only, self.read_only_reason = read_only, reason
+            case ReadOnly(read_only):
+                self.read_only = read_only
                 self._resent_from = 0
                 return [Changed.STATUS]
             case Drain(milliseconds):
@@ -332,7 +331,7 @@ class Session:
             self._next_op = len(pending) + 1
         self.client_id, self._token = hello.client_id, hello.token
         self._limits = hello.limits
-        self.read_only, self.read_only_reason = hello.read_only, ""
+        self.read_only = hello.read_only
         self._snapshot = None if hello.recovered else []
         self._snapshot_epoch, self._snapshot_size = hello.epoch, 0
         self.live = True

@@ -15,7 +15,7 @@ from fawa.client.dial import Origin, Trust, parse_server
 from fawa.client.dial_quic import H3Dialer, quic_trust
 from fawa.client.errors import CannotReach
 from fawa.client.http3 import H3Client
-from fawa.client.pool import background
+from fawa.client.webtransport import kept
 from fawa.net.quic_packets import QuicLimits
 from fawa.net.udp import Address, open_udp
 from fawa.ops.doctor.daemon import get
@@ -137,12 +137,8 @@ async def connected(there: Origin, trust: Trust, timeout: float) -> AsyncIterato
             break
     if client is None:
         raise Closed(finding)
-    async with background() as nursery:
-        nursery.start_soon(client.run)
-        try:
-            yield client
-        finally:
-            client.end()
+    async with kept(client):
+        yield client
 
 
 async def _addresses(there: Origin) -> list[Address]:

@@ -11,9 +11,9 @@ from trio.testing import MockClock
 
 from fawa.client.board.board import Board, open_board
 from fawa.client.board.line import Line
+from fawa.client.board.reach import Reach
 from fawa.client.board.webtransport import webtransport_line
-from fawa.client.pool import background
-from fawa.client.webtransport import LIMITS
+from fawa.client.webtransport import LIMITS, kept
 from fawa.net.tls import Certificate
 from tests.client.board.seeing import seeing
 from tests.client.quic_server import Quic
@@ -34,17 +34,13 @@ async def joined(server: Quic, code: str) -> AsyncIterator[Board]:
     target = f"/webtransport/canva?code={code}"
 
     @asynccontextmanager
-    async def reach() -> AsyncIterator[tuple[Line, str]]:
+    async def session() -> AsyncIterator[Line]:
         connection = await server.dial(server.dialer(limits=LIMITS))
-        async with background() as nursery:
-            nursery.start_soon(connection.run)
-            async with webtransport_line(connection, target) as line:
-                try:
-                    yield line, ""
-                finally:
-                    connection.end()
+        async with kept(connection), webtransport_line(connection, target) as line:
+            yield line
 
-    async with open_board(reach) as board:
+    # What breaks while it connects is told as a client's own ways of connecting tell it.
+    async with open_board(Reach(session, session, "webtransport")) as board:
         yield board
 
 
