@@ -22,7 +22,7 @@ import pytest
 
 from tests.daemon import PATIENCE
 from tests.interop.rig import Rig, rig
-from tests.interop.transfers import FIRST, RESUMABLE, SIZES, WHOLE, Book, Client
+from tests.interop.transfers import FIRST, RESUMABLE, SIZES, WAYS, Book, Client
 
 #: From this many kills on, Ceph takes part, which alone needs half a minute to start.
 LONG = 100
@@ -56,24 +56,22 @@ def test_nothing_is_lost_and_nothing_left(
 ) -> None:
     chance = random.Random(f"{seed} {content} {records}")
     kills: int = request.config.getoption("--kills")
-    ways = WHOLE + RESUMABLE
     sizes = SIZES if content == "folder" else (*SIZES, LARGE)
     book = Book()
     with rig(tmp_path, content, records) as processes:
         clients = [
             Client(processes, book, file, file_grpc, random.Random(chance.getrandbits(32)), sizes)
-            for _ in ways
+            for _ in WAYS
         ]
         while len(book.acknowledged) < FIRST:
             clients[0].send(SIZES[-1])
         victims = [victim for victim in processes.victims for _ in range(math.ceil(kills / SHARES[victim]))]
         chance.shuffle(victims)
-        work_and_kill(processes, dict(zip(ways, clients, strict=True)), victims, chance)
+        work_and_kill(processes, dict(zip(WAYS, clients, strict=True)), victims, chance)
 
         unheard = check_served(processes, book, clients[0])
-        assert unheard <= len(victims) * len(ways), f"seed {seed}"
-        if content == "folder":
-            clients[0].abandon()
+        assert unheard <= len(victims) * len(WAYS), f"seed {seed}"
+        clients[0].abandon()
         for client in clients:
             client.close()
         processes.expire_all()
@@ -85,8 +83,8 @@ def test_nothing_is_lost_and_nothing_left(
     )
     print(f"\n{content} and {records}, seed {seed}: {told}")  # noqa: T201 - what a long run is read for
     if kills >= LONG:
-        assert book.broken.keys() >= set(ways), told
-        assert book.resumed.keys() >= set(ways) - {"send", "put"}, told
+        assert book.broken.keys() >= set(WAYS), told
+        assert book.resumed.keys() >= set(WAYS) - {"send", "put"}, told
 
 
 def work_and_kill(

@@ -322,5 +322,5 @@ class Client:
 
 
 #: Ways of the transfers: first those that any content can go.
-WHOLE = ("send", "put", "receive", "link")
+WAYS = ("send", "put", "receive", "link", "resume", "tus")
 RESUMABLE = ("resume", "tus")
