@@ -43,7 +43,7 @@ import trio
 from fawa.ops.logging import get_logger
 from fawa.storage.base import AlreadyExists, NotFound, StorageError, check_key, is_key
 from fawa.storage.s3_client import Answer, S3Client, S3Settings, connect
-from fawa.storage.s3_objects import CONTINUED, PAGE, S3Content, pages
+from fawa.storage.s3_objects import CONTINUED, PAGE, S3Content, open_object, pages
 from fawa.storage.s3_resumable import Hashes, S3ResumableUpload, begin, resume
 from fawa.storage.s3_shelf import Shelf, unfinished
 from fawa.storage.s3_upload import S3Upload, Uploads
@@ -151,13 +151,7 @@ class S3Store:
     @asynccontextmanager
     async def open(self, key: str) -> AsyncIterator[S3Content]:
         """Open committed content; see `base.ContentStore.open`."""
-        answer = await self._client.request("open content", "HEAD", check_key(key))
-        try:
-            size, etag = int(answer.headers["content-length"]), answer.headers["etag"]
-        except (KeyError, ValueError) as error:
-            told = "it answered without a size or an ETag"
-            raise StorageError(self._client.explain("open content", told, "See the service's log")) from error
-        yield S3Content(self._client, key, etag, size)
+        yield await open_object(self._client, check_key(key))
 
     async def delete(self, key: str) -> None:
         """Remove the content; see `base.ContentStore.delete`."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from xml.etree import ElementTree
 
 import attrs
+import trio
 
 from fawa.storage.base import PIECE, AlreadyExists, Damaged, StorageError
 from fawa.storage.s3_client import Answer, Body, BrokenOff, S3Client
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 #: Times a download goes on where it broke off without a piece coming in between.
 RESUMES: Final = 3
@@ -121,3 +125,26 @@ def _before(body: Body, offset: int, end: int, size: int) -> int | None:
     if length == str(end - offset):
         return 0
     return offset if body.status == 200 and length == str(size) else None
+
+
+async def open_object(client: S3Client, key: str) -> S3Content:
+    """Return an object for reading.
+
+    Raises:
+        NotFound: it is not there.
+
+    """
+    answer = await client.request("open content", "HEAD", key)
+    try:
+        size, etag = int(answer.headers["content-length"]), answer.headers["etag"]
+    except (KeyError, ValueError) as error:
+        told = "it answered without a size or an ETag"
+        raise StorageError(client.explain("open content", told, "See the service's log")) from error
+    return S3Content(client, key, etag, size)
+
+
+async def hash_object(content: S3Content, sha256: _Hash) -> None:
+    """Update a hash with all of an object."""
+    async with aclosing(content.read(0, content.size)) as read:
+        async for data in read:
+            await trio.to_thread.run_sync(sha256.update, data)

@@ -11,7 +11,7 @@ nothing an earlier one puts late is ever read. One thing is left: the service ma
 a writer that is overtaken at that moment. Then the later one finds the content there, made by its own upload.
 
 **Idempotent.** The content's metadata has the upload's token and its size, so that whoever resumes an upload
-after a crash in its commit knows whether it is committed.
+after a crash in its commit knows whether it is committed; where the service has lost that, the bytes tell.
 
 **Stored when?** Pieces of a part's size leave while more comes in, and count from the next save: `sync`, the
 end of the writer, and every `SAVE_EVERY` pieces. What comes after the last whole piece is part of the state.
@@ -36,6 +36,7 @@ import trio
 
 from fawa.ops.logging import get_logger
 from fawa.storage.base import AlreadyExists, Fenced, NotFound, OutOfReach, StorageError, WrongOffset
+from fawa.storage.s3_objects import hash_object, open_object
 from fawa.storage.s3_shelf import Piece, Seen, Shelf, Stored, Version
 from fawa.storage.s3_upload import CannotCopy, Gathering, S3Upload, Uploads
 
@@ -171,14 +172,28 @@ class S3ResumableUpload(Gathering):
             refused = error
         if refused is not None:
             found = await self._uploads.find(self._shelf.key)
-            if found is None or not is_made_by(found, self._token):
+            if found is not None and is_made_by(found, self._token):
+                if found != name:
+                    raise self._fenced()
+            elif found is None or not await self._is_there():
                 raise refused
-            if found != name:
-                raise self._fenced()
         self._ended = True
         # What stays is found by whoever resumes the upload, and goes with its record.
         with suppress(StorageError):
             await self._shelf.clear()
+
+    async def _is_there(self) -> bool:
+        """Tell whether the content has the bytes of this upload.
+
+        Some services (rclone) forget which upload made it when they start anew.
+        """
+        content = await open_object(self._client, self._shelf.key)
+        if content.size != self.offset:
+            return False
+        await self._hash()
+        there = hashlib.sha256()
+        await hash_object(content, there)
+        return there.digest() == self._sha256.digest()
 
     async def close(self) -> None:
         """Store what has come as far as that goes, soon."""
@@ -226,9 +241,7 @@ class S3ResumableUpload(Gathering):
             sha256 = hashlib.sha256()
             async with self._reading():
                 for piece in self._base_pieces:
-                    async with aclosing(self._shelf.content(piece).read(0, piece.size)) as read:
-                        async for data in read:
-                            await trio.to_thread.run_sync(sha256.update, data)
+                    await hash_object(self._shelf.content(piece), sha256)
             self._base_hash, self._sha256 = sha256.copy(), sha256
             self._knows_hash = True
         await super()._hash()

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import trio
 
-from fawa.storage.base import Fenced, NotFound, OutOfReach, ResumableStore, StorageError, WrongOffset
+from fawa.storage.base import (
+    AlreadyExists,
+    Fenced,
+    NotFound,
+    OutOfReach,
+    ResumableStore,
+    StorageError,
+    WrongOffset,
+)
 from fawa.storage.s3 import S3Settings, S3Store, content_store
 from fawa.storage.s3_client import Answer, S3Client, connect
 from fawa.storage.s3_objects import S3Content
@@ -244,6 +252,26 @@ class TestCommit:
         assert await list_keys(store) == []
         async with store.resume(KEY, 2, len(LONG)) as upload:
             assert await upload.digest() == hashlib.sha256(LONG).digest()
+            await upload.commit()
+        assert lies() == {KEY: len(LONG)}
+
+    async def test_a_crash_after_the_commit_and_a_service_that_forgets_whose_content_is(
+        self, store: S3Store, place: S3Settings, lies: Lies
+    ) -> None:
+        await store.begin(KEY)
+        async with store.resume(KEY, 1) as upload:
+            await write_in_pieces(upload, LONG)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Shelf, "clear", _cannot)
+                await upload.commit()
+        await store.delete(KEY)
+        async with connect(place) as client:
+            await client.request("store content", "PUT", KEY, body=LONG)
+        async with store.resume(KEY, 2) as upload:
+            await upload.write(b"more")
+            with pytest.raises(AlreadyExists):
+                await upload.commit()
+            await upload.rollback()
             await upload.commit()
         assert lies() == {KEY: len(LONG)}
 
