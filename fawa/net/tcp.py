@@ -174,6 +174,8 @@ class FrontDoor:
     limits: Limits
     handshake_timeout: float
     max_connections: int
+    #: Connections that were let in.
+    accepted: int = attrs.field(default=0, init=False)
     #: Connections turned away because there were `max_connections`.
     refused: int = attrs.field(default=0, init=False)
     _open: set[PlainStream] = attrs.field(factory=set, init=False)
@@ -228,6 +230,7 @@ class FrontDoor:
             await trio.aclose_forcefully(stream)
             return
         self._open.add(stream)
+        self.accepted += 1
         try:
             if sock.socket.family != socket.AF_UNIX:
                 for option, value in _KEEPALIVE:
