@@ -56,6 +56,42 @@ def test_a_file_there_and_back(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#receive-done")).to_contain_text(f"Downloading {content.name}.")
 
 
+def test_a_file_for_one_download(page: Page, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "once.bin").write_bytes(random.Random(7).randbytes(200_000))
+    (tmp_path / "often.bin").write_bytes(b"often")
+    once = page.get_by_label("Delete after the first download")
+    page.locator("#seal").focus()
+    page.keyboard.press("Tab")
+    expect(once).to_be_focused()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Space")
+    expect(once).to_be_checked()
+    page.set_input_files("#file-input", tmp_path / "once.bin")
+    state = page.locator(".card.done .card-state")
+    expect(state).to_have_text(re.compile(r"^200 kB · kept until .* left · gone after its first download$"))
+    expect(page.locator("#live")).to_contain_text("It is gone after its first download.")
+    link = page.get_by_label("Link to once.bin").input_value()
+    key = page.get_by_label("Key of once.bin").input_value()
+
+    once.uncheck()
+    page.set_input_files("#file-input", tmp_path / "often.bin")
+    expect(state).to_have_count(2)
+    expect(state.first).not_to_contain_text("first download")
+
+    with page.expect_download() as download:
+        page.evaluate("link => location.assign(link)", link)
+    assert digest(download.value.path()) == digest(tmp_path / "once.bin")
+    other = browser.page()
+    answer = other.goto(link)
+    assert answer is not None
+    assert (answer.status, answer.text()) == (404, "this file is gone: it has expired or was deleted\n")
+    page.fill("#receive-key", key)
+    page.press("#receive-key", "Enter")
+    expect(page.locator("#receive-trouble")).to_contain_text("the file is gone: it has expired")
+    assert all("status of 404" in complaint for complaint in browser.complaints)
+    browser.complaints.clear()
+
+
 def test_several_files_and_an_empty_one(page: Page, tmp_path: Path) -> None:
     names = ["a.txt", "b.txt", "empty"]
     for name in names:
@@ -121,8 +157,12 @@ def test_a_server_that_keeps_no_interrupted_uploads(page: Page, browser: Browser
     page.route("**/uploads", lambda route: route.fulfill(status=404))
     content = tmp_path / "a.txt"
     content.write_bytes(b"a" * 1000)
+    page.check("#once")
     page.set_input_files("#file-input", content)
     expect(page.locator(".card.done h3")).to_have_text("a.txt")
+    link = page.get_by_label("Link to a.txt").input_value()
+    # It was told so, too.
+    assert [page.request.get(link).status for _ in range(2)] == [200, 404]
     (complaint,) = browser.complaints
     assert "status of 404" in complaint
     browser.complaints.clear()

@@ -64,6 +64,20 @@ def test_sealed_there_and_back(page: Page, browser: Browser, daemon: Daemon, tmp
     assert b"Geheim" not in kept
 
 
+def test_sealed_for_one_download(page: Page, browser: Browser, tmp_path: Path) -> None:
+    content = tmp_path / "once.bin"
+    content.write_bytes(random.Random(7).randbytes(200_000))
+    page.check("#once")
+    link = send_sealed(page, content)
+    expect(page.locator(".card-state")).to_contain_text("gone after its first download")
+    assert digest(open_link(browser.page(), link)) == digest(content)
+    late = browser.page()
+    late.goto(link)
+    late.click("text=Download")
+    expect(late.locator("#receive-trouble")).to_contain_text("the file is gone: it has expired")
+    assert browser.complaints == []
+
+
 def test_from_the_page_to_the_command_and_back(page: Page, browser: Browser, tmp_path: Path) -> None:
     content = tmp_path / "a.txt"
     content.write_bytes(b"hello" * 50_000)
