@@ -37,7 +37,7 @@ def open_link(page: Page, link: str) -> Path:
     page.goto(link)
     expect(page.locator("#receive-done")).to_contain_text("This file is encrypted.")
     with page.expect_download() as download:
-        page.click("text=Download")
+        page.click("#receive-form button")
     expect(page.locator("#receive-done")).to_contain_text("Opened ")
     saved = download.value.path()
     assert isinstance(saved, Path)
@@ -73,7 +73,7 @@ def test_sealed_for_one_download(page: Page, browser: Browser, tmp_path: Path) -
     assert digest(open_link(browser.page(), link)) == digest(content)
     late = browser.page()
     late.goto(link)
-    late.click("text=Download")
+    late.click("#receive-form button")
     expect(late.locator("#receive-trouble")).to_contain_text("the file is gone: it has expired")
     assert browser.complaints == []
 
@@ -108,5 +108,5 @@ def test_a_link_that_does_not_open(page: Page, browser: Browser, tmp_path: Path)
         (link[:-60] + "abcdefghijklmnop" + link[-44:], "There is no file under this key"),
     ):
         other.goto(bad)
-        other.click("text=Download")
+        other.click("#receive-form button")
         expect(other.locator("#receive-trouble")).to_contain_text(reason)
