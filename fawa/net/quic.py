@@ -46,6 +46,8 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
+#: Seconds in which acknowledgements gather, once two batches in a row have brought nothing else.
+_GATHER: Final = 0.001
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -207,12 +209,19 @@ class QuicListener:
     # Receiving.
 
     async def _receive(self, sock: DatagramSocket) -> None:
+        """Take in what comes.
+
+        Who has sent to many is answered by as many acknowledgements, which come one by one; to be woken for
+        each costs more than to act on it. Where nothing is said by them, and nothing has waited for them, more
+        may gather.
+        """
+        idle = 0
         while True:
-            datagrams = await sock.receive()
+            datagrams = await sock.receive(_GATHER if idle > 1 else 0)
             now = trio.current_time()
             for data, address in datagrams:
                 self._take_untrusted(data, address, sock, now)
-            self._flush()
+            idle = 0 if self._flush() else idle + 1
 
     def _take_untrusted(self, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:
         """Give a datagram to its connection, or see whether it may open one."""
@@ -366,16 +375,19 @@ class QuicListener:
             self._flush_wanted = trio.Event()
             self._flush()
 
-    def _flush(self) -> None:
-        """Act on what connections tell, and send what they have."""
+    def _flush(self) -> bool:
+        """Act on what connections tell, and send what they have; returns whether there was any of either."""
         touched, self._touched = self._touched, set()
+        did = False
         for link in touched:
             if link not in self._links:
                 continue
             try:
                 if link.engine.has_events or link.engine.closed or link.h3.draining:
+                    did = True
                     self._act(link)
-                self._send(link)
+                if self._send(link):
+                    did = True
                 if link.engine.has_events:
                     self._act(link)  # sending may give out connection IDs
             except Exception:
@@ -386,6 +398,8 @@ class QuicListener:
                 self._forget(link)  # nobody waits for what the peer may still send
             elif link in self._links:
                 self._arm(link)
+        self._tidy()
+        return did
 
     def _act(self, link: _Link) -> None:
         """Take a connection's events to where they belong."""
@@ -411,10 +425,12 @@ class QuicListener:
         if engine.closed:
             link.h3.lose()
 
-    def _send(self, link: _Link) -> None:
+    def _send(self, link: _Link) -> bool:
+        """Send what a connection has; returns whether there was anything."""
         datagrams = link.engine.datagrams(trio.current_time())
         if datagrams:
             link.sock.send(datagrams)
+        return bool(datagrams)
 
     def _forget(self, link: _Link) -> None:
         """A connection is over, to its last packet."""
@@ -446,9 +462,7 @@ class QuicListener:
         to be before. What was waited for has mostly come before its time; then nobody is woken for it.
         """
         if link.engine.is_quiet:
-            if link.alarm is not None:
-                self._disarm(link)
-                self._tidy()
+            self._disarm(link)
             if link.idle is None:
                 link.idle = self._set(link, self._due(link))
             return
@@ -467,7 +481,6 @@ class QuicListener:
             at = math.ceil(at / _GRID) * _GRID
         alarm = _Alarm(at, link)
         heapq.heappush(self._timers, (at, next(self._turn), alarm))
-        self._sleep.deadline = min(self._sleep.deadline, at)
         return alarm
 
     def _tidy(self) -> float:
