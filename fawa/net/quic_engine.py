@@ -249,9 +249,12 @@ class QuicEngine:
         held = self.quic.held
         held[stream_id] = held.get(stream_id, 0) + size
 
-    def release(self, stream_id: int) -> None:
-        """Give a stream's window back: all that came has been consumed."""
-        self.quic.release(stream_id)
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back: all that came has been consumed.
+
+        Returns whether the peer is to be told, so that there is something to send.
+        """
+        return self.quic.release(stream_id)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind, and one for each that ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, Final
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
@@ -20,6 +21,7 @@ from aioquic.tls import Epoch
 from fawa.net.quic_packets import Address, QuicLimits
 from fawa.net.quic_receive import ShortReceiver
 
+_WAS_SENT: Final = attrgetter("was_sent")
 #: The first octet of a short header: the fixed bit, and packet numbers of two octets.
 _FIRST: Final = 0x40 | 1
 _PACKET_NUMBER: Final = 2
@@ -54,6 +56,10 @@ class ShortSender(ShortReceiver):
 
     # What is to be looked at before the shorter way is taken.
 
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back; returns whether the peer is to be told of it."""
+        return super().release(stream_id) and self._has_limits_to_tell()
+
     def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
         number: Any = stream.stream_id  # aioquic's types allow for streams without one
         self.moved.add(number)
@@ -63,15 +69,13 @@ class ShortSender(ShortReceiver):
         """Whether flow control or stream limits may have to be raised."""
         if self.moved:
             self.moved = {number for number in self.moved if self._has_window_to_tell(number)}
-        data = self._local_max_data
+        data, bidi, uni = self._local_max_data, self._local_max_streams_bidi, self._local_max_streams_uni
         return (
             bool(self.moved)
             or data.sent - data.used < self._windows.connection_window // 2
             or data.value != data.sent
-            or any(
-                limit.sent - limit.used < limit.value - limit.sent
-                for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
-            )
+            or bidi.sent - bidi.used < bidi.value - bidi.sent
+            or uni.sent - uni.used < uni.value - uni.sent
         )
 
     def _has_window_to_tell(self, number: int) -> bool:
@@ -186,7 +190,7 @@ class ShortSender(ShortReceiver):
             or len(self._short_space.ack_queue) > 1
         ):
             return True
-        return not all(cid.was_sent for cid in self._host_cids) or self._has_limits_to_tell()
+        return not all(map(_WAS_SENT, self._host_cids)) or self._has_limits_to_tell()
 
     def _write_short(
         self, ready: list[QuicStream], space: QuicPacketSpace, now: float
