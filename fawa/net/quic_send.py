@@ -15,7 +15,7 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamSender
 from aioquic.tls import Epoch
 
 from fawa.net.quic_packets import Address, QuicLimits
@@ -336,36 +336,76 @@ class ShortSender(ShortReceiver):
         for position, stream in enumerate(ready):
             sender = stream.sender
             number: Any = stream.stream_id
-            offset = sender.next_offset
+            pending = sender._pending
+            offset = pending[0].start if len(pending) else sender._buffer_stop
             begin = _uint(number) + _uint(offset) if offset else _uint(number)
             left = room - len(begin) - 3
             if left <= 0:
                 return again + ready[position:] + more
             before = sender.highest_offset
-            frame = sender.get_frame(
-                left,
-                min(
-                    before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote
-                ),
+            most = min(
+                before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote
             )
-            if frame is None:
+            found = _next(sender, offset, min(offset + left, most))
+            if found is None:
                 continue  # flow control; what raises it comes in a packet
-            size = len(frame.data)
-            kind = _STREAM | _LEN | (_OFF if offset else 0) | frame.fin
+            data, fin = found
+            size = len(data)
+            kind = _STREAM | _LEN | (_OFF if offset else 0) | fin
             frames.append(b"%c%b%b" % (kind, begin, (size | 0x4000).to_bytes(2, "big")))
-            frames.append(frame.data)
+            frames.append(data)
             room = left - size
-            packet.delivery_handlers.append((sender.on_data_delivery, (offset, offset + size, frame.fin)))
+            packet.delivery_handlers.append((_data_delivered, (sender, offset, offset + size, fin)))
             packet.in_flight = packet.is_ack_eliciting = True
             is_new = sender.highest_offset > before
             self._remote_max_data_used += sender.highest_offset - before
             if is_new:
                 served.append(stream)
-            if len(sender._pending) or sender._pending_eof:
+            if len(pending) or sender._pending_eof:
                 (more if is_new else again).append(stream)
             else:
                 sender.buffer_is_empty = True
         return again + more
+
+
+def _next(sender: QuicStreamSender, start: int, most: int) -> tuple[bytes, bool] | None:
+    """Take what a stream has at `start`, up to `most` at the farthest, and whether it ends with that."""
+    pending = sender._pending
+    if not len(pending):
+        if not sender._pending_eof:
+            sender.buffer_is_empty = True
+            return None
+        sender._pending_eof = False
+        return b"", True
+    stop = min(pending[0].stop, most)
+    if stop <= start:
+        return None
+    begin = sender._buffer_start
+    data = bytes(sender._buffer[start - begin : stop - begin])
+    pending.subtract(start, stop)
+    if stop > sender.highest_offset:
+        sender.highest_offset = stop
+    fin = sender._buffer_fin == stop
+    if fin:
+        sender._pending_eof = False
+    return data, fin
+
+
+def _data_delivered(
+    delivery: QuicDeliveryState, sender: QuicStreamSender, start: int, stop: int, fin: bool
+) -> None:
+    """What was sent of a stream has arrived, mostly all before it, too; or is lost."""
+    if (
+        delivery is QuicDeliveryState.ACKED
+        and start == sender._buffer_start
+        and not fin
+        and not len(sender._acked)
+        and sender._reset_error_code is None
+    ):
+        sender._buffer_start = stop
+        del sender._buffer[: stop - start]
+    else:
+        sender.on_data_delivery(delivery, start, stop, fin)
 
 
 def _waiting(stream: QuicStream) -> int:

@@ -99,15 +99,16 @@ class _V2Client(_SessionClient):
     stream: Stream = attrs.field(kw_only=True)
 
     def push(self, batch: Batch) -> bool:
+        data = batch.data
         try:
-            # At once, as each push has its price.
-            self.stream.push(
-                b"".join(
+            # At once, as each push has its price; mostly the same octets for everybody.
+            if _CURSORS in data:
+                data = b"".join(
                     frame
                     for frame in batch.frames
                     if not (frame.startswith(_CURSORS) and self.session.send_datagram(frame[:-1]))
                 )
-            )
+            self.stream.push(data)
             self.stream.flush()
         except Disconnected:
             return False
