@@ -383,13 +383,13 @@ class QuicListener:
             if link not in self._links:
                 continue
             try:
-                if link.engine.has_events or link.engine.closed or link.h3.draining:
+                if link.engine.has_news or link.h3.draining:
                     did = True
                     self._act(link)
                 if self._send(link):
                     did = True
-                if link.engine.has_events:
-                    self._act(link)  # sending may give out connection IDs
+                    if link.engine.has_events:
+                        self._act(link)  # sending may give out connection IDs
             except Exception:
                 self._fail(link)
                 continue
