@@ -46,8 +46,9 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
-#: Seconds in which acknowledgements gather, once two batches in a row have brought nothing else.
-_GATHER: Final = 0.001
+#: Seconds in which acknowledgements gather, and how many connections have to be waiting for some.
+_GATHER: Final = 0.002
+_SEVERAL: Final = 5
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -139,6 +140,8 @@ class QuicListener:
         self._flush_wanted = trio.Event()
         self._timers: list[tuple[float, int, _Alarm]] = []
         self._turn = itertools.count()
+        #: How many connections have an alarm: they wait for an acknowledgement, or to send one.
+        self._waiting = 0
         self._sleep = trio.CancelScope()
         self._draining = trio.Event()
         self._quiet = trio.Event()
@@ -211,17 +214,17 @@ class QuicListener:
     async def _receive(self, sock: DatagramSocket) -> None:
         """Take in what comes.
 
-        Who has sent to many is answered by as many acknowledgements, which come one by one; to be woken for
-        each costs more than to act on it. Where nothing is said by them, and nothing has waited for them, more
-        may gather.
+        What was sent to several is answered by as many acknowledgements, one by one, and to be woken for each
+        costs more than to act on it. So where they say nothing else, nothing has waited for them, and more are
+        to come, those may gather.
         """
-        idle = 0
         while True:
-            datagrams = await sock.receive(_GATHER if idle > 1 else 0)
+            datagrams = await sock.receive()
             now = trio.current_time()
             for data, address in datagrams:
                 self._take_untrusted(data, address, sock, now)
-            idle = 0 if self._flush() else idle + 1
+            if not self._flush() and self._waiting >= _SEVERAL:
+                await trio.sleep(_GATHER)
 
     def _take_untrusted(self, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:
         """Give a datagram to its connection, or see whether it may open one."""
@@ -470,11 +473,13 @@ class QuicListener:
         if link.alarm is None or link.alarm.at > at:
             self._disarm(link)
             link.alarm = self._set(link, at)
+            self._waiting += 1
 
     def _disarm(self, link: _Link) -> None:
         if link.alarm is not None:
             link.alarm.link = None
             link.alarm = None
+            self._waiting -= 1
 
     def _set(self, link: _Link, at: float) -> _Alarm:
         if at - trio.current_time() > 2 * _GRID:
@@ -515,7 +520,7 @@ class QuicListener:
             if link is None:
                 continue
             if link.alarm is alarm:
-                link.alarm = None
+                self._disarm(link)
             else:
                 link.idle = None
             if link in self._greeting and now >= link.deadline:

@@ -38,11 +38,8 @@ _DO_NOT_FRAGMENT: Final = {
 class DatagramSocket(Protocol):
     """Where datagrams come and go; tests have a network in memory."""
 
-    async def receive(self, pause: float = 0.0) -> Sequence[Datagram]:
-        """Wait for datagrams and return those that are there, at most `BATCH` or so.
-
-        Does not look before `pause` seconds have passed, in which more may come.
-        """
+    async def receive(self) -> Sequence[Datagram]:
+        """Wait for datagrams and return those that are there, at most `BATCH` or so."""
 
     def send(self, datagrams: Sequence[Datagram]) -> None:
         """Send without waiting; what cannot leave now is lost, as datagrams may be."""
@@ -67,16 +64,9 @@ class UdpSocket:
         host, port = self._raw.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def receive(self, pause: float = 0.0) -> list[Datagram]:
-        """Wait for datagrams and return those that are there, after `pause` seconds at the earliest."""
-        if pause:
-            await trio.sleep(pause)
-            if found := self._take():
-                return found
+    async def receive(self) -> list[Datagram]:
+        """Wait for datagrams and return those that are there."""
         await trio.lowlevel.wait_readable(self._raw)
-        return self._take()
-
-    def _take(self) -> list[Datagram]:
         found: list[Datagram] = []
         receive = self._raw.recvfrom
         try:
@@ -153,16 +143,16 @@ class ConnectedUdp(UdpSocket):
         self._peer = peer
         self._refused = False
 
-    async def receive(self, pause: float = 0.0) -> list[Datagram]:
-        """Wait for datagrams and return those that are there, after `pause` seconds at the earliest.
+    async def receive(self) -> list[Datagram]:
+        """Wait for datagrams and return those that are there.
 
         Raises:
             ConnectionRefusedError: nobody listens at the peer's port.
 
         """
-        if pause or self._refused:
-            await trio.sleep(pause)
-        if not self._refused:
+        if self._refused:
+            await trio.lowlevel.checkpoint()
+        else:
             await trio.lowlevel.wait_readable(self._raw)
         found: list[Datagram] = []
         try:

@@ -111,7 +111,7 @@ class Mailbox:
     address: Address
     inbox: trio.MemoryReceiveChannel[Datagram]
 
-    async def receive(self, pause: float = 0.0) -> Sequence[Datagram]:
+    async def receive(self) -> Sequence[Datagram]:
         found = [await self.inbox.receive()]
         while True:
             try:
