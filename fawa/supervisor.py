@@ -175,6 +175,7 @@ def _quic_figures(quic: QuicListener) -> Iterator[Figure]:
     counts = quic.counts
     yield gauge("fawa_quic_connections", "Open QUIC connections.", lambda: quic.connections)
     yield gauge("fawa_quic_handshakes", "QUIC handshakes under way.", lambda: quic.handshakes)
+    yield counter("fawa_quic_handshakes_completed", "QUIC handshakes complete.", lambda: counts.completed)
     yield counter("fawa_quic_handshakes_expired", "Not complete in time.", lambda: counts.expired)
     yield counter("fawa_quic_connections_refused", "QUIC connections over a limit.", lambda: counts.refused)
     yield counter("fawa_quic_retries", "Clients that had to show their address.", lambda: counts.retried)
@@ -473,6 +474,7 @@ class Supervisor:
             counts=True,
         )
         yield gauge("fawa_tcp_connections", "Open TCP connections.", lambda: door.connections)
+        yield counter("fawa_tcp_connections_accepted", "TCP connections let in.", lambda: door.accepted)
         yield counter("fawa_tcp_connections_refused", "TCP connections over the limit.", lambda: door.refused)
         if (quic := self._quic) is not None:
             yield from _quic_figures(quic)

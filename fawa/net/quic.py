@@ -90,8 +90,10 @@ class _Link:
 
 @attrs.define
 class QuicCounts:
-    """What happened before there was a connection."""
+    """What has come to be a connection, and what happened before there was one."""
 
+    #: Handshakes that were complete.
+    completed: int = 0
     #: Handshakes that were not complete in time.
     expired: int = 0
     #: Connections not taken because there were too many, of them or of handshakes.
@@ -421,6 +423,7 @@ class QuicListener:
                     link.h3.handle(event)
         if engine.established and link in self._greeting:
             self._greeting.discard(link)
+            self.counts.completed += 1
             if self._draining.is_set():
                 link.h3.start_drain()
         if link.h3.is_drained:

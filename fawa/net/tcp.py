@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from email.utils import formatdate
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,7 @@ Access = Callable[[Exchange, float], None]
 
 @attrs.define
 class Root:
-    """The application every request meets first: CORS, routing, faults, the access log."""
+    """The application every request meets first: date, CORS, routing, faults, the access log."""
 
     router: Router
     cors: Cors
@@ -47,10 +48,15 @@ class Root:
     access: Access | None
     #: What answers over TLS say of other ways in (`Alt-Svc`, RFC 7838), "" for nothing.
     alternative: bytes = b""
+    #: The time in Unix seconds.
+    clock: Callable[[], float] = time.time
+    #: A second of it, and how answers put it.
+    _date: tuple[int, bytes] = attrs.field(default=(-1, b""), init=False)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one exchange; raises nothing but cancellation."""
         began = time.monotonic()
+        exchange.extra_headers.append((b"date", self._now()))
         if self.alternative and exchange.version != "3" and exchange.scheme == "https":
             exchange.extra_headers.append((b"alt-svc", self.alternative))
         try:
@@ -69,6 +75,13 @@ class Root:
         finally:
             if self.access is not None:
                 self.access(exchange, time.monotonic() - began)
+
+    def _now(self) -> bytes:
+        """Return what `Date` is to say (RFC 9110, section 6.6.1)."""
+        second = int(self.clock())
+        if second != self._date[0]:
+            self._date = second, formatdate(second, usegmt=True).encode()
+        return self._date[1]
 
 
 def _refuse(exchange: Exchange, status: int, text: str) -> None:
@@ -174,6 +187,8 @@ class FrontDoor:
     limits: Limits
     handshake_timeout: float
     max_connections: int
+    #: Connections that were let in.
+    accepted: int = attrs.field(default=0, init=False)
     #: Connections turned away because there were `max_connections`.
     refused: int = attrs.field(default=0, init=False)
     _open: set[PlainStream] = attrs.field(factory=set, init=False)
@@ -228,6 +243,7 @@ class FrontDoor:
             await trio.aclose_forcefully(stream)
             return
         self._open.add(stream)
+        self.accepted += 1
         try:
             if sock.socket.family != socket.AF_UNIX:
                 for option, value in _KEEPALIVE:

@@ -1,7 +1,8 @@
 """Content in an S3 bucket: one object a key, under a prefix of our own.
 
-    <prefix><key>      committed content; its metadata `fawa-upload` names the upload that made it
-    <prefix>.owner     the identity of the records that the content goes with
+    <prefix><key>                 committed content; its metadata `fawa-upload` names the upload that made it
+    <prefix>.owner                the identity of the records that the content goes with
+    <prefix>.resumable/<key>/…    what there is of an upload that may go on: see `s3_shelf`, `s3_resumable`
 
 A small file is put at once, a larger one as a multipart upload: parts leave while further ones come in, and
 the object appears, whole, when the upload is completed. Nothing is visible before.
@@ -30,28 +31,24 @@ seconds by the service's own clock: other processes' uploads live as long as the
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO, Final
+from typing import Final
 from xml.etree import ElementTree
 
-import attrs
 import trio
 
 from fawa.ops.logging import get_logger
-from fawa.storage.base import PIECE, AlreadyExists, Damaged, NotFound, StorageError, check_key, is_key
-from fawa.storage.s3_client import Answer, Body, BrokenOff, S3Client, S3Settings, connect
+from fawa.storage.base import AlreadyExists, NotFound, StorageError, check_key, is_key
+from fawa.storage.s3_client import Answer, S3Client, S3Settings, connect
+from fawa.storage.s3_objects import CONTINUED, PAGE, S3Content, open_object, pages
+from fawa.storage.s3_resumable import Hashes, S3ResumableUpload, begin, resume
+from fawa.storage.s3_shelf import Shelf, unfinished
 from fawa.storage.s3_upload import S3Upload, Uploads
 
 __all__ = ["S3Settings", "S3Store", "content_store"]
-
-#: Times a download goes on where it broke off without a piece coming in between.
-RESUMES: Final = 3
-
-#: Entries of a listing that come at once; services give no more.
-PAGE: Final = 1000
 
 #: What says whose the content is; no key has a dot.
 OWNER: Final = ".owner"
@@ -62,84 +59,6 @@ SWEEP_INTERVAL: Final = 3600.0
 _log = get_logger("fawa.storage.s3")
 
 
-@attrs.define(eq=False)
-class S3Content:
-    """An object; see `base.Content`."""
-
-    _client: S3Client
-    _key: str
-    _etag: str
-    size: int
-    file: BinaryIO | None = None
-
-    async def read(self, offset: int, count: int) -> AsyncGenerator[bytes, None]:
-        """Iterate over `count` bytes from `offset` in pieces of up to `PIECE` bytes."""
-        wanted = offset + count
-        end = min(wanted, self.size)
-        broken = 0
-        while offset < end:
-            try:
-                async with aclosing(self._fetch(offset, end)) as pieces:
-                    async for piece in pieces:
-                        offset += len(piece)
-                        broken = 0
-                        yield piece  # noqa: ASYNC119 - whoever may stop before the end closes us
-            except BrokenOff:
-                broken += 1
-                if broken > RESUMES:
-                    raise
-        if end < wanted:
-            raise Damaged(f"content {self._key} ends at byte {self.size}, and {wanted} were asked for")
-
-    async def _fetch(self, offset: int, end: int) -> AsyncGenerator[bytes, None]:
-        """Iterate over the bytes from `offset` to `end`, as one answer brings them.
-
-        Raises:
-            BrokenOff: it ended early.
-
-        """
-        doing = f"read {self._key}"
-        headers = {"range": f"bytes={offset}-{end - 1}", "if-match": self._etag}
-        try:
-            async with self._client.get(doing, self._key, headers) as body:
-                skipped = _before(body, offset, end, self.size)
-                if skipped is None:
-                    told = f"it answered {body.status} with another range than the one asked for"
-                    raise StorageError(self._client.explain(doing, told, "See the service's log"))
-                # What comes is joined to pieces of half a `PIECE` and more: copied once, and few of them.
-                gathered: list[bytes] = []
-                count, left = 0, end - offset
-                async for piece in body.pieces:
-                    fresh = piece[skipped : skipped + left - count]
-                    skipped = max(0, skipped - len(piece))
-                    gathered.append(fresh)
-                    count += len(fresh)
-                    if count >= min(PIECE // 2, left):
-                        left -= count
-                        whole, gathered, count = b"".join(gathered), [], 0
-                        yield whole  # noqa: ASYNC119 - `read` closes us
-                        if not left:
-                            break  # of all there is, the rest
-                if left:
-                    raise BrokenOff(self._client.explain(doing, f"the answer ended {left} bytes too early"))
-        except AlreadyExists as error:  # the name of a condition that failed
-            raise Damaged(f"content {self._key} was replaced while it was read") from error
-
-
-def _before(body: Body, offset: int, end: int, size: int) -> int | None:
-    """Return how many bytes come before those asked for, `None` when they are not among what comes.
-
-    Services answer with the range and status 206, with the range and status 200, or with all there is.
-    """
-    length = body.headers.get("content-length", "")
-    told = body.headers.get("content-range", "")
-    if told:
-        return 0 if told.startswith(f"bytes {offset}-{end - 1}/") else None
-    if length == str(end - offset):
-        return 0
-    return offset if body.status == 200 and length == str(size) else None
-
-
 class S3Store:
     """A bucket; made by `content_store`."""
 
@@ -147,6 +66,7 @@ class S3Store:
         self._client = client
         self._settings = client.settings
         self._uploads = Uploads(client, nursery)
+        self._hashes = Hashes()
 
     @property
     def parts_on_their_way(self) -> int:
@@ -231,13 +151,7 @@ class S3Store:
     @asynccontextmanager
     async def open(self, key: str) -> AsyncIterator[S3Content]:
         """Open committed content; see `base.ContentStore.open`."""
-        answer = await self._client.request("open content", "HEAD", check_key(key))
-        try:
-            size, etag = int(answer.headers["content-length"]), answer.headers["etag"]
-        except (KeyError, ValueError) as error:
-            told = "it answered without a size or an ETag"
-            raise StorageError(self._client.explain("open content", told, "See the service's log")) from error
-        yield S3Content(self._client, key, etag, size)
+        yield await open_object(self._client, check_key(key))
 
     async def delete(self, key: str) -> None:
         """Remove the content; see `base.ContentStore.delete`."""
@@ -247,9 +161,7 @@ class S3Store:
     async def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys of committed content; objects that are not ours are passed over."""
         query = {"list-type": "2", "max-keys": str(PAGE), "prefix": self._settings.prefix}
-        async for _, page in self._pages(
-            "list content", "", query, {"continuation-token": "ContinuationToken"}
-        ):
+        async for _, page in pages(self._client, "list content", "", query, CONTINUED):
             for element in page.iterfind("Contents/Key"):
                 key = (element.text or "").removeprefix(self._settings.prefix)
                 if is_key(key):
@@ -266,7 +178,7 @@ class S3Store:
         markers = {"key-marker": "KeyMarker", "upload-id-marker": "UploadIdMarker"}
         dead: list[tuple[str, str]] = []
         with suppress(NotFound):  # as rclone puts it that there are none
-            async for answer, page in self._pages("list uploads", "", query, markers):
+            async for answer, page in pages(self._client, "list uploads", "", query, markers):
                 now = _date(answer)
                 for element in page.iterfind("Upload"):
                     name, upload_id = element.findtext("Key") or "", element.findtext("UploadId") or ""
@@ -280,6 +192,29 @@ class S3Store:
         for key, upload_id in dead:
             await self._uploads.abort(key, upload_id)
         return len(dead)
+
+    async def begin(self, key: str) -> None:
+        """Begin an upload that may be resumed; see `base.ResumableStore.begin`."""
+        await begin(self._shelf(key))
+
+    def resume(
+        self, key: str, epoch: int, offset: int | None = None
+    ) -> AbstractAsyncContextManager[S3ResumableUpload]:
+        """Become the writer of an upload; see `base.ResumableStore.resume`."""
+        return resume(self._uploads, self._shelf(key), epoch, offset, self._hashes)
+
+    async def discard(self, key: str) -> None:
+        """Remove an unfinished upload; see `base.ResumableStore.discard`."""
+        await self._shelf(key).clear()
+
+    async def unfinished(self) -> AsyncIterator[str]:
+        """Iterate over the keys of unfinished uploads."""
+        async for key in unfinished(self._client):
+            if is_key(key):
+                yield key
+
+    def _shelf(self, key: str) -> Shelf:
+        return Shelf(self._client, check_key(key))
 
     async def sweep_now_and_then(self) -> None:
         """Sweep once an hour, until cancelled."""
@@ -299,30 +234,11 @@ class S3Store:
         if now - last < self._settings.abort_after:
             return False
         try:
-            async for _, page in self._pages("look at an upload", key, query, marker):
+            async for _, page in pages(self._client, "look at an upload", key, query, marker):
                 last = max([last, *(_time(part.text) for part in page.iterfind("Part/LastModified"))])
         except NotFound:
             return False  # it has ended meanwhile
         return now - last >= self._settings.abort_after
-
-    async def _pages(
-        self, doing: str, key: str, query: Mapping[str, str], markers: Mapping[str, str]
-    ) -> AsyncIterator[tuple[Answer, ElementTree.Element]]:
-        """Iterate over a listing's pages; `markers` are parameters that say where the next one begins.
-
-        Each has the value of the element `Next…` of the page before.
-        """
-        begin: dict[str, str] = {}
-        while True:
-            answer = await self._client.request(doing, "GET", key, {**query, **begin})
-            page = answer.xml()
-            yield answer, page
-            if page.findtext("IsTruncated") != "true":
-                return
-            before, begin = begin, {name: page.findtext(f"Next{tag}") or "" for name, tag in markers.items()}
-            if begin == before or not any(begin.values()):
-                told = "its listing has no end"
-                raise StorageError(self._client.explain(doing, told, "See the service's log"))
 
 
 def _time(text: str | None) -> float:

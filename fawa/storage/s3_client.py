@@ -271,6 +271,10 @@ class S3Client:
         where = f"the bucket {self.settings.bucket} at {self.settings.endpoint}"
         return f"cannot {doing} in {where}: {reason}. {advice}."
 
+    def source(self, key: str) -> str:
+        """Return an object's name as requests that copy it want it."""
+        return quote(f"/{self.settings.bucket}/{self.settings.prefix}{key}", safe="/-_.~")
+
     def _path(self, place: _Place, key: str) -> str:
         return f"{place.path}/{quote(self.settings.prefix + key, safe='/-_.~')}" if key else place.path or "/"
 

@@ -1,11 +1,16 @@
-"""Uploads into an S3 bucket: at once when small, else in parts that leave while further ones come in."""
+"""Uploads into an S3 bucket: at once when small, else in parts that leave while further ones come in.
+
+`Gathering` is what these have in common with the writers of `s3_resumable`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 from xml.etree import ElementTree
@@ -54,6 +59,8 @@ class Uploads:
         self.limiter = trio.CapacityLimiter(PARTS)
         #: Ids of the multipart uploads that go on in this process.
         self.living: set[str] = set()
+        #: Whether the service copies objects into parts, as far as is known.
+        self.copies = True
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -77,23 +84,28 @@ class Uploads:
             await self.client.request("abort an upload", "DELETE", key, {"uploadId": upload_id})
 
 
-class S3Upload:
-    """An upload; see `base.Upload`. Whoever makes it awaits `end`."""
+class CannotCopy(StorageError):  # noqa: N818 - said as it is
+    """The service does not copy an object into a part."""
 
-    def __init__(self, uploads: Uploads, key: str) -> None:
+
+class Gathering(ABC):
+    """Bytes that are gathered into parts, of which several are on their way at once.
+
+    Whoever makes it awaits `_stop` in the end.
+    """
+
+    #: What to do about one that has failed.
+    _advice = "begin a new one"
+
+    def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
         self._client = uploads.client
         self._first = uploads.client.settings.part
-        self._key = key
-        self._name = secrets.token_hex(16)
         self._sha256 = hashlib.sha256()
         #: What has come and is in no part yet; all of it but the first `_hashed` bytes is to be hashed.
         self._gathered = bytearray()
         self._hashed = 0
         self._usable = True
-        #: The multipart upload, once there is one, and the etags of its parts by number.
-        self._upload_id = ""
-        self._etags: dict[int, str] = {}
         self._parts = 0
         #: Parts on their way by number: their bytes, and what cancels them.
         self._sending: dict[int, tuple[int, trio.CancelScope]] = {}
@@ -102,8 +114,12 @@ class S3Upload:
         #: Set, and replaced, when a part has ended.
         self._moved = trio.Event()
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; waits for the service only while enough parts are on their way."""
+    @abstractmethod
+    async def _send(self, part: bytearray, number: int) -> None:
+        """Send a part."""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes, copied; waits for the service only while enough parts are on their way."""
         self._check_usable()
         rest = memoryview(data)
         while rest:
@@ -124,6 +140,105 @@ class S3Upload:
         self._usable = True
         return self._sha256.digest()
 
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            self._usable = False
+            raise self._failure
+        if not self._usable:
+            raise StorageError(f"the upload has failed or ended before: {self._advice}")
+
+    async def _hash(self) -> None:
+        with memoryview(self._gathered)[self._hashed :] as fresh:
+            if len(fresh) < PIECE:
+                self._sha256.update(fresh)
+            else:
+                await trio.to_thread.run_sync(self._sha256.update, fresh)
+        self._hashed = len(self._gathered)
+
+    async def _send_part(self) -> None:
+        """Start sending what is gathered as the next part, once there is room on the way."""
+        await self._hash()
+        place = await self._place(len(self._gathered))
+        part, self._gathered, self._hashed = self._gathered, bytearray(), 0
+        self._start(place, len(part), partial(self._send, part))
+
+    async def _place(self, size: int) -> trio.CancelScope:
+        """Wait for a place on the way for so many bytes; `_start` is called with it before anything waits."""
+        if self._parts == MAX_PARTS:
+            most = max_size(self._first) // 1024**3
+            raise OutOfSpace(f"an upload to S3 has at most {most} GiB: set file.max_size to that or less")
+        await self._wait(max(0, IN_FLIGHT * self._first - size))
+        scope = trio.CancelScope()
+        await self._uploads.limiter.acquire_on_behalf_of(scope)
+        return scope
+
+    def _start(self, place: trio.CancelScope, size: int, send: Callable[[int], Awaitable[None]]) -> None:
+        """Start a task for the next part, whose `finally` gives the place back."""
+        self._parts += 1
+        self._sending[self._parts] = size, place
+        self._uploads.nursery.start_soon(self._put_part, self._parts, send, place)
+
+    async def _wait(self, most: int) -> None:
+        """Wait until at most `most` bytes are on their way."""
+        while self._failure is None and sum(size for size, _ in self._sending.values()) > most:
+            await self._moved.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _wait_for_all(self) -> None:
+        while self._failure is None and self._sending:
+            await self._moved.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _put_part(
+        self, number: int, send: Callable[[int], Awaitable[None]], scope: trio.CancelScope
+    ) -> None:
+        failure: StorageError | None = StorageError("the upload was ended before its parts were sent")
+        try:
+            with scope:
+                await send(number)
+                failure = None
+        except StorageError as error:
+            failure = error
+        finally:
+            self._failure = self._failure or failure
+            self._uploads.limiter.release_on_behalf_of(scope)
+            del self._sending[number]
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def _stop(self) -> None:
+        """Stop the parts on their way."""
+        for _, scope in self._sending.values():
+            scope.cancel()
+        while self._sending:
+            await self._moved.wait()
+
+
+class S3Upload(Gathering):
+    """An upload; see `base.Upload`. Whoever makes it awaits `end`."""
+
+    def __init__(self, uploads: Uploads, key: str, name: str = "") -> None:
+        super().__init__(uploads)
+        self._key = key
+        #: What tells its bytes from all others'.
+        self._name = name or secrets.token_hex(16)
+        #: The multipart upload, once there is one, and the etags of its parts by number.
+        self._upload_id = ""
+        self._etags: dict[int, str] = {}
+
+    async def copy(self, key: str) -> None:
+        """Append an object that is as large as a part may be, without its bytes coming here.
+
+        The next method may raise `CannotCopy`; then nothing of this upload is of use.
+        """
+        self._check_usable()
+        self._usable = False
+        await self._begin()
+        self._start(await self._place(0), 0, partial(self._copy_part, key))
+        self._usable = True
+
     async def commit(self) -> None:
         """Send what is left and publish; `fawa.storage.s3` says what is done against overwriting."""
         self._check_usable()
@@ -131,7 +246,7 @@ class S3Upload:
         if self._upload_id:
             if self._gathered:
                 await self._send_part()
-            await self._wait(0)
+            await self._wait_for_all()
         async with self._uploads.committing(self._key):
             if await self._uploads.find(self._key) is not None:
                 raise AlreadyExists(f"there is content under the key {self._key} already")
@@ -150,11 +265,8 @@ class S3Upload:
     async def end(self) -> None:
         """Stop the parts on their way, and abort what was not committed."""
         self._usable = False
-        for _, scope in self._sending.values():
-            scope.cancel()
         with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
-            while self._sending:
-                await self._moved.wait()
+            await self._stop()
             if self._upload_id:
                 # Not before the last part has ended: one that comes after would stay.
                 await self._uploads.abort(self._key, self._upload_id)
@@ -164,40 +276,13 @@ class S3Upload:
         self._uploads.living.discard(self._upload_id)
         self._upload_id = ""
 
-    def _check_usable(self) -> None:
-        if self._failure is not None:
-            self._usable = False
-            raise self._failure
-        if not self._usable:
-            raise StorageError("the upload has failed or ended before: begin a new one")
-
-    async def _hash(self) -> None:
-        with memoryview(self._gathered)[self._hashed :] as fresh:
-            self._hashed = len(self._gathered)
-            if len(fresh) < PIECE:
-                self._sha256.update(fresh)
-            else:
-                await trio.to_thread.run_sync(self._sha256.update, fresh)
-
     async def _send_part(self) -> None:
-        """Start sending what is gathered as the next part, once there is room on the way."""
-        number = self._parts + 1
-        if number > MAX_PARTS:
-            most = max_size(self._first) // 1024**3
-            raise OutOfSpace(f"an upload to S3 has at most {most} GiB: set file.max_size to that or less")
-        await self._hash()
-        if not self._upload_id:
-            await self._begin()
-        await self._wait(max(0, IN_FLIGHT * self._first - len(self._gathered)))
-        part, self._gathered, self._hashed = self._gathered, bytearray(), 0
-        self._parts = number
-        scope = trio.CancelScope()
-        await self._uploads.limiter.acquire_on_behalf_of(scope)
-        # Nothing waits between here and the task, whose `finally` gives the place back.
-        self._sending[number] = len(part), scope
-        self._uploads.nursery.start_soon(self._put_part, number, part, scope)
+        await self._begin()
+        await super()._send_part()
 
     async def _begin(self) -> None:
+        if self._upload_id:
+            return
         # Cancelled here, it may leave an upload without parts, which the sweep finds.
         answer = await self._client.request(
             "begin an upload", "POST", self._key, {"uploads": ""}, {MADE_BY: self._name}
@@ -207,33 +292,32 @@ class S3Upload:
             raise StorageError(self._client.explain("begin an upload", "it answered without an id"))
         self._uploads.living.add(self._upload_id)
 
-    async def _wait(self, most: int) -> None:
-        """Wait until at most `most` bytes are on their way."""
-        while self._failure is None and sum(size for size, _ in self._sending.values()) > most:
-            await self._moved.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    async def _put_part(self, number: int, part: bytearray, scope: trio.CancelScope) -> None:
+    async def _send(self, part: bytearray, number: int) -> None:
         query = {"partNumber": str(number), "uploadId": self._upload_id}
-        failure: StorageError | None = StorageError("the upload was ended before its parts were sent")
         try:
-            with scope:
-                answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
-                self._etags[number] = answer.headers["etag"]
-                failure = None
+            answer = await self._client.request("send a part", "PUT", self._key, query, body=part)
         except NotFound as error:
-            failure = self._gone(error)
+            raise self._gone(error) from error
+        self._note_part(number, answer.headers.get("etag"))
+
+    async def _copy_part(self, source: str, number: int) -> None:
+        query = {"partNumber": str(number), "uploadId": self._upload_id}
+        headers = {"x-amz-copy-source": self._client.source(source)}
+        try:
+            answer = await self._client.request("copy a part", "PUT", self._key, query, headers)
         except StorageError as error:
-            failure = error
-        except KeyError:
-            failure = StorageError(self._client.explain("send a part", "it answered without an ETag"))
-        finally:
-            self._failure = self._failure or failure
-            self._uploads.limiter.release_on_behalf_of(scope)
-            del self._sending[number]
-            self._moved.set()
-            self._moved = trio.Event()
+            if type(error) is StorageError:  # neither away nor full: it refuses
+                raise CannotCopy(str(error)) from error
+            raise
+        # Services that do not know the header take the empty body for the part.
+        if b"CopyPartResult" not in answer.body:
+            raise CannotCopy(self._client.explain("copy a part", "it took the name of an object for a part"))
+        self._note_part(number, answer.xml().findtext("ETag"))
+
+    def _note_part(self, number: int, etag: str | None) -> None:
+        if not etag:
+            raise StorageError(self._client.explain("send a part", "it answered without an ETag"))
+        self._etags[number] = etag
 
     def _gone(self, error: NotFound) -> OutOfReach:
         """Return what to raise for an upload that the service knows no more, as after a restart of some.

@@ -321,6 +321,6 @@ class Client:
         return answers[0].filename, sha256(b"".join(message.chunk_data for message in answers))
 
 
-#: Ways of the transfers: first those that any content can go.
-WHOLE = ("send", "put", "receive", "link")
+#: Ways of the transfers, and those that a daemon's death only interrupts.
+WAYS = ("send", "put", "receive", "link", "resume", "tus")
 RESUMABLE = ("resume", "tus")

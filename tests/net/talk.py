@@ -29,13 +29,16 @@ PEER = Peer("192.0.2.1:4711", "http")
 #: Limits without the time they take to be reached where a test is not about them.
 LIMITS = Limits()
 
+#: What every answer says of a clock that stands still.
+DATE = (b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")
+
 Event = h2.events.Event
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
 def root(handler: Handler) -> Root:
     """Return the application as the front door runs it, with one handler for every path."""
-    return Root(Router(not_found=handler), Cors(allows=lambda origin: False), access=None)
+    return Root(Router(not_found=handler), Cors(allows=lambda origin: False), access=None, clock=lambda: 0)
 
 
 def examples(everyday: int) -> int:

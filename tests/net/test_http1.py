@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from fawa.net.exchange import Exchange
 from fawa.net.http1 import H1Connection
 from tests.net.talk import (
+    DATE,
     Answer,
     Line,
     h11_answers,
@@ -116,7 +117,7 @@ async def test_head_of_a_body_of_unknown_length_tells_none() -> None:
 
     async with line(H1Connection, head_only) as talk:
         [answer] = h11_answers(await talk.say(request("/", "HEAD")), ["HEAD"])
-        assert answer.headers == [(b"content-type", b"text/plain")]
+        assert answer.headers == [(b"content-type", b"text/plain"), DATE]
         [answer] = h11_answers(await talk.say(request("/", "GET")), ["GET"])
         assert answer.header(b"content-length") == b"0"
 
@@ -129,7 +130,7 @@ async def test_answers_that_have_no_body(status: int) -> None:
 
     async with line(H1Connection, empty) as talk:
         answers = h11_answers(await talk.say(request("/a") + request("/b")), ["GET", "GET"])
-        assert [(a.status, a.headers) for a in answers] == [(status, [(b"etag", b'"x"')])] * 2
+        assert [(a.status, a.headers) for a in answers] == [(status, [(b"etag", b'"x"'), DATE])] * 2
 
 
 async def test_chunks_and_trailers() -> None:

@@ -69,8 +69,10 @@ async def test_half_open_handshakes_end_at_their_deadline_and_are_capped(
         await trio.sleep(6)
         assert there.listener.connections == 0
         assert there.listener.counts.expired == 20
+        assert there.listener.counts.completed == 0
         there.network.passes = lambda data, to: True
         assert (await (await there.connect()).ask()).status == 200
+        assert there.listener.counts.completed == 1
 
 
 async def test_no_more_connections_than_allowed(

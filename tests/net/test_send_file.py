@@ -17,10 +17,12 @@ from fawa.net.files import PIECE, read_pieces
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
 from tests.net.door import opened, read_all
-from tests.net.talk import H2Client, Handler, h11_answer, head, line, request
+from tests.net.talk import DATE, H2Client, Handler, h11_answer, head, line, request
 
 SIZE = 3_000_000
 CONTENT = random.Random(0).randbytes(SIZE)
+#: Of an answer with ten bytes.
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n" + b"%b: %b\r\n\r\n" % DATE
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ async def test_the_head_is_always_before_the_content(file: BinaryIO) -> None:
                 piece = await stream.receive_some(65536)
                 assert piece
                 data += piece
-            assert data == b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n" + CONTENT[number : number + 10]
+            assert data == HEAD + CONTENT[number : number + 10]
 
 
 async def test_parts_with_text_in_between(file: BinaryIO) -> None:

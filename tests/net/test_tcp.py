@@ -372,6 +372,16 @@ async def test_a_connection_that_is_reset(caplog: pytest.LogCaptureFixture) -> N
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
+async def test_answers_are_dated() -> None:
+    seconds = iter([784111777.0, 784111777.9, 784111778.0])
+    app = Root(Router(not_found=answer), Cors(allows=lambda origin: True), None, clock=lambda: next(seconds))
+    async with opened(app=app) as there, await there.connect() as stream:
+        await stream.send_all(request("/") * 2 + request("/", "POST", "connection: close"))
+        answers = h11_answers(await read_all(stream), ["GET", "GET", "POST"])
+    dates = [found.header(b"date") for found in answers]
+    assert dates == [b"Sun, 06 Nov 1994 08:49:%d GMT" % second for second in (37, 37, 38)]
+
+
 async def test_the_access_log_hears_of_every_exchange() -> None:
     heard: list[tuple[str, int, str, bool]] = []
 

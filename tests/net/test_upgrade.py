@@ -11,7 +11,7 @@ from fawa.net.exchange import Disconnected, Exchange, Interrupted
 from fawa.net.http1 import H1Connection
 from fawa.net.http2 import H2Connection
 from tests.net.sockets_talk import BOTH, OPENING, Connect, over_http1, over_http2
-from tests.net.talk import H2Client, h11_answer, h11_answers, head, line, lockstep_pair, request, settle
+from tests.net.talk import DATE, H2Client, h11_answer, h11_answers, head, line, lockstep_pair, request, settle
 
 UPGRADE = request("/", "GET", *OPENING)
 
@@ -45,7 +45,8 @@ async def test_bytes_go_both_ways_as_they_are(connect: Connect, sizes: list[int]
 
 async def test_the_answer_on_http_1_says_what_is_spoken_now() -> None:
     async with over_http1(echo) as client:
-        assert client.headers == [(b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"mode", b"echo")]
+        answer = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"mode", b"echo"), DATE]
+        assert client.headers == answer
 
 
 @pytest.mark.parametrize("connect", BOTH)

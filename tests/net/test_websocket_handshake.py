@@ -23,7 +23,7 @@ from tests.net.sockets_talk import (
     masked,
     over_http1,
 )
-from tests.net.talk import Answer, H2Client, h11_answers, head, line, request, root, settle
+from tests.net.talk import DATE, Answer, H2Client, h11_answers, head, line, request, root, settle
 
 ALLOWED = "https://app.example"
 
@@ -58,6 +58,7 @@ async def test_the_answer_on_http_1() -> None:
             (b"connection", b"Upgrade"),
             (b"upgrade", b"websocket"),
             (b"sec-websocket-accept", ACCEPT),
+            DATE,
         ]
 
 

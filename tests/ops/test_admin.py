@@ -182,6 +182,7 @@ async def test_metrics_count_what_was_called(tmp_path: Path) -> None:
         assert samples["fawa_http_request_duration_seconds_count{method=GET,route=/goods/…,status=200}"] == 1
         assert samples["fawa_http_request_duration_seconds_count{method=GET,route=other,status=404}"] == 1
         assert not [name for name in samples if "made" in name or "secret" in name]
+        assert samples["fawa_tcp_connections_accepted_total"] == 7
         assert samples["shop_customers"] == 3
         assert samples["fawa_ready"] == samples["fawa_service_up{service=shop}"] == 1
         assert samples["process_resident_memory_bytes"] > 1_000_000

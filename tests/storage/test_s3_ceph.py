@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from fawa.storage.base import AlreadyExists, ContentStore, Damaged, StorageError
+from fawa.storage.base import (
+    AlreadyExists,
+    ContentStore,
+    Damaged,
+    Fenced,
+    NotFound,
+    ResumableUpload,
+    StorageError,
+)
 from fawa.storage.s3 import S3Settings, S3Store, content_store
-from fawa.storage.s3_client import connect
+from fawa.storage.s3_client import Answer, S3Client, connect
 from fawa.storage.sigv4 import Credentials
 from tests.s3_server import S3Server, new_bucket, nginx
 from tests.storage.contract import (
@@ -29,6 +40,7 @@ from tests.storage.contract import (
     store_content,
     write_in_pieces,
 )
+from tests.storage.contract_resumable import ResumableOpener, ResumableStoreContract
 
 #: The smallest part that S3 takes.
 PART = 5 * 1024 * 1024
@@ -48,6 +60,13 @@ class TestContract(ContentStoreContract):
         return lambda: content_store(place)
 
 
+class TestResumableContract(ResumableStoreContract):
+    @pytest.fixture
+    def opener(self, ceph_server: S3Server) -> ResumableOpener:
+        place = ceph_server.settings(new_bucket())
+        return lambda: content_store(place)
+
+
 @pytest.fixture
 def place(ceph_server: S3Server) -> S3Settings:
     return ceph_server.settings(new_bucket(), part=PART)
@@ -57,6 +76,12 @@ async def uploads_under_way(place: S3Settings) -> int:
     async with connect(place) as client:
         answer = await client.request("list", "GET", query={"uploads": ""})
         return len(answer.xml().findall("Upload"))
+
+
+async def objects_in(place: S3Settings) -> list[str]:
+    async with connect(place) as client:
+        answer = await client.request("list", "GET", query={"list-type": "2"})
+        return [element.text or "" for element in answer.xml().iterfind("Contents/Key")]
 
 
 async def test_parts(place: S3Settings) -> None:
@@ -141,6 +166,62 @@ async def test_listings_of_many_pages(place: S3Settings, monkeypatch: pytest.Mon
     async with content_store(attrs.evolve(place, abort_after=AT_ONCE)) as store:
         assert await store.sweep_uncommitted() == len(keys)
     assert await uploads_under_way(place) == 0
+
+
+async def test_an_upload_by_several_writers_is_copied_by_the_service(
+    place: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, str, int]] = []
+    real = S3Client.request
+
+    async def request(client: S3Client, doing: str, method: str, *args: Any, **kwargs: Any) -> Answer:
+        sent.append((doing, method, len(kwargs.get("body", b""))))
+        return await real(client, doing, method, *args, **kwargs)
+
+    cuts = [0, PART - 1, PART + 1, 2 * PART, 3 * PART - 7, len(LONG)]
+    async with content_store(place) as store:
+        await store.begin(KEY)
+        for epoch, (start, end) in enumerate(pairwise(cuts), 1):
+            async with store.resume(KEY, epoch, start) as upload:
+                await write_in_pieces(upload, LONG[start:end])
+    async with content_store(place) as store:
+        async with store.resume(KEY, 9, len(LONG)) as upload:
+            assert await upload.digest() == hashlib.sha256(LONG).digest()
+            monkeypatch.setattr(S3Client, "request", request)
+            await upload.commit()
+        assert [size for doing, _, size in sent if doing == "send a part"] == [len(LONG) - 3 * PART]
+        assert [doing for doing, _, _ in sent].count("copy a part") == 3
+        assert await fetch_content(store, KEY) == LONG
+        assert await objects_in(place) == [f"fawa/{KEY}"]
+        assert await uploads_under_way(place) == 0
+
+
+async def test_two_writers_commit_at_once(place: S3Settings) -> None:
+    """Whoever is told that it is done, the content is there once, and is what both had."""
+    outcomes: list[str] = []
+
+    async def commit(upload: ResumableUpload) -> None:
+        try:
+            await upload.commit()
+        except Fenced:
+            outcomes.append("fenced")
+        else:
+            outcomes.append("done")
+
+    async with content_store(place) as store:
+        await store.begin(KEY)
+        async with store.resume(KEY, 1, 0) as old:
+            await write_in_pieces(old, LONG)
+            await old.sync()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(commit, old)
+                with suppress(NotFound):  # the old one was done before
+                    async with store.resume(KEY, 2, len(LONG)) as new:
+                        await commit(new)
+        assert "done" in outcomes
+        assert await fetch_content(store, KEY) == LONG
+        assert await objects_in(place) == [f"fawa/{KEY}"]
+        assert await uploads_under_way(place) == 0
 
 
 def get(url: str) -> tuple[int, dict[str, str], bytes]:
