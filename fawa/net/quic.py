@@ -46,9 +46,10 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
-#: Seconds in which acknowledgements gather, and how many connections have to be waiting for some.
+#: Seconds in which acknowledgements gather, and from how many connections on that wait for some. For fewer it
+#: does not pay, and what asks for an answer and comes meanwhile waits with them.
 _GATHER: Final = 0.002
-_SEVERAL: Final = 5
+_MANY: Final = 16
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -216,16 +217,16 @@ class QuicListener:
     async def _receive(self, sock: DatagramSocket) -> None:
         """Take in what comes.
 
-        What was sent to several is answered by as many acknowledgements, one by one, and to be woken for each
-        costs more than to act on it. So where they say nothing else, nothing has waited for them, and more are
-        to come, those may gather.
+        What was sent to many is answered by as many acknowledgements, one by one, and to be woken for each
+        costs more than to act on it. So where a batch brings nothing else, nothing has waited for it, and more
+        of them are to come, they gather for a moment.
         """
         while True:
             datagrams = await sock.receive()
             now = trio.current_time()
             for data, address in datagrams:
                 self._take_untrusted(data, address, sock, now)
-            if not self._flush() and self._waiting >= _SEVERAL:
+            if not self._flush() and self._waiting >= _MANY:
                 await trio.sleep(_GATHER)
 
     def _take_untrusted(self, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:

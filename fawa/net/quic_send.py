@@ -392,8 +392,7 @@ def _next(sender: QuicStreamSender, start: int, most: int) -> tuple[bytes, bool]
     begin = sender._buffer_start
     data = bytes(sender._buffer[start - begin : stop - begin])
     pending.subtract(start, stop)
-    if stop > sender.highest_offset:
-        sender.highest_offset = stop
+    sender.highest_offset = max(sender.highest_offset, stop)
     fin = sender._buffer_fin == stop
     if fin:
         sender._pending_eof = False
