@@ -35,7 +35,7 @@ from fawa.net.quic_packets import (
 )
 from fawa.net.quic_server import ServerCore
 from fawa.net.tls import Certificate, CertificateSource
-from fawa.net.udp import DatagramSocket
+from fawa.net.udp import BATCH, DatagramSocket
 
 _log = logging.getLogger("fawa.net")
 
@@ -46,10 +46,10 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
-#: Seconds in which acknowledgements gather, and from how many connections on that wait for some. For fewer it
-#: does not pay, and what asks for an answer and comes meanwhile waits with them.
+#: Seconds in which acknowledgements gather, and from how many connections on that wait for some: what asks for
+#: an answer and comes meanwhile waits with them.
 _GATHER: Final = 0.002
-_MANY: Final = 16
+_SEVERAL: Final = 5
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -217,16 +217,18 @@ class QuicListener:
     async def _receive(self, sock: DatagramSocket) -> None:
         """Take in what comes.
 
-        What was sent to many is answered by as many acknowledgements, one by one, and to be woken for each
-        costs more than to act on it. So where a batch brings nothing else, nothing has waited for it, and more
-        of them are to come, they gather for a moment.
+        What was sent to several is answered by as many acknowledgements, one by one, and to be woken for
+        each costs more than to act on it. So where a batch brings nothing else, nothing has waited for it, and
+        more of them are to come, they gather for a moment. Not while somebody shakes hands, nor when so many
+        come that the socket could overflow.
         """
         while True:
             datagrams = await sock.receive()
             now = trio.current_time()
             for data, address in datagrams:
                 self._take_untrusted(data, address, sock, now)
-            if not self._flush() and self._waiting >= _MANY:
+            is_calm = not self._greeting and len(datagrams) < BATCH
+            if not self._flush() and is_calm and self._waiting >= _SEVERAL:
                 await trio.sleep(_GATHER)
 
     def _take_untrusted(self, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:
