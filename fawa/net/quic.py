@@ -46,8 +46,8 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
-#: Seconds in which acknowledgements gather, and from how many connections on that wait for some: what asks for
-#: an answer and comes meanwhile waits with them.
+#: Seconds in which acknowledgements gather, and from how many connections on that wait for some. What asks
+#: for an answer and comes meanwhile waits with them.
 _GATHER: Final = 0.002
 _SEVERAL: Final = 5
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
@@ -218,9 +218,9 @@ class QuicListener:
         """Take in what comes.
 
         What was sent to several is answered by as many acknowledgements, one by one, and to be woken for
-        each costs more than to act on it. So where a batch brings nothing else, nothing has waited for it, and
-        more of them are to come, they gather for a moment. Not while somebody shakes hands, nor when so many
-        come that the socket could overflow.
+        each costs more than to act on it. So where a batch brings nothing else, nothing has waited for it,
+        and more of them are to come, they gather for a moment. Not while somebody shakes hands, nor when so
+        many come that the socket could overflow.
         """
         while True:
             datagrams = await sock.receive()
