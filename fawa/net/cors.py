@@ -31,6 +31,7 @@ _EXPOSED: Final = b", ".join(
         b"fawa-key",
         b"fawa-link",
         b"fawa-expires",
+        b"fawa-token",
         b"upload-offset",
         b"upload-length",
         b"upload-complete",

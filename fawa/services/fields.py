@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from fawa.net.exchange import Exchange
 
@@ -14,6 +15,9 @@ from fawa.net.exchange import Exchange
 _PARAMETERS: Final = r"(?:[ ]*;[ ]*[a-z*][a-z0-9_.*-]*(?:=[^,;]+)?)*"
 _INTEGER: Final = re.compile(rf"([0-9]{{1,15}}){_PARAMETERS}")
 _BOOLEAN: Final = re.compile(rf"\?([01]){_PARAMETERS}")
+_COUNT: Final = re.compile(r"[0-9]{1,15}")
+_MAX_COUNT: Final = 2**31 - 1
+_ENCODED: Final = re.compile(r"(?:[ -$&-~]|%[0-9A-Fa-f]{2})+")
 _DIGEST: Final = re.compile(rf"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):{_PARAMETERS}[ \t]*")
 
 
@@ -70,6 +74,45 @@ def digests_untrusted(value: str | None) -> dict[str, bytes]:
             raise ValueError(f"{entry.strip()[:80]!r} is no digest, such as sha-256=:BASE64:")
         found[match[1]] = base64_untrusted(match[2])
     return found
+
+
+def count_untrusted(value: str | None, of: str) -> int:
+    """Return a number from 1 to 2^31 - 1 (an `int32` of protobuf), 0 where there is none.
+
+    Args:
+        value: the field's.
+        of: what is counted, for people.
+
+    Raises:
+        ValueError: it is malformed, or another number.
+
+    """
+    if value is None:
+        return 0
+    count = int(value) if _COUNT.fullmatch(value) else 0
+    if not 1 <= count <= _MAX_COUNT:
+        raise ValueError(f"it must be a whole number of {of} from 1 to {_MAX_COUNT}, not {value[:80]!r}")
+    return count
+
+
+def encoded_text_untrusted(value: str | None) -> str:
+    """Return text that is percent-encoded UTF-8 (RFC 3986, section 2.1), "" where there is none.
+
+    Raises:
+        ValueError: it is empty or malformed; what it is stays untold, as it may be a secret.
+
+    """
+    if value is None:
+        return ""
+    if not value:
+        raise ValueError("it is empty: leave it out where there is to be none")
+    try:
+        if not _ENCODED.fullmatch(value):
+            raise ValueError("it has other characters")
+        return unquote_to_bytes(value).decode()
+    except ValueError:
+        text = "it must be printable ASCII, with % and all other characters as percent-encoded UTF-8"
+        raise ValueError(f"{text}: %25 for %, %C3%BC for ü") from None
 
 
 def base64_untrusted(text: str) -> bytes:

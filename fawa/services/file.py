@@ -72,7 +72,9 @@ class FileService:
             content, metadata, secret, lambda: self.settings, clock, sharing, quotas, uploads, transfers
         )
         links = Links(Downloads(content, metadata, clock), secret, clock, transfers)
-        intake = Intake(content, metadata, secret, lambda: self.settings.intake, clock, quotas, transfers)
+        intake = Intake(
+            content, metadata, secret, lambda: self.settings.intake, clock, quotas, sharing, transfers
+        )
         stored = gauge(
             "fawa_file_bytes",
             "Bytes of all files as of the last sweep, with those held for unfinished uploads",

@@ -161,6 +161,7 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFil
     base = intake.base(exchange)
     intake.check_size(exchange, None)
     limits = intake.settings().limits
+    shared = await intake.share(exchange)
     key, size = make_key(), 0
     address = intake.quotas.address(exchange)
     async with (
@@ -186,7 +187,8 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFil
             content_type=guess_type(name),
             sha256=digest,
             created=now,
-            expires=now + limits.ttl,
+            expires=now + (shared.ttl or limits.ttl),
+            terms=shared.terms,
         )
         await publish(intake.content, intake.metadata, upload, record)
-    return intake.with_link(record, base)
+    return intake.with_link(record, base, shared.owner_token)

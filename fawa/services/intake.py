@@ -8,18 +8,27 @@ import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import trio
 
 from fawa.net.exchange import BodyTimeout, Exchange, Headers
 from fawa.ops.logging import get_logger
-from fawa.services.fields import accepts, content_length, digests_untrusted, field
+from fawa.services.fields import (
+    accepts,
+    content_length,
+    count_untrusted,
+    digests_untrusted,
+    encoded_text_untrusted,
+    field,
+)
 from fawa.services.figures import Flow, Transfers
 from fawa.services.links import link_base, link_expiry, make_link
 from fawa.services.names import check_name_untrusted
 from fawa.services.quotas import NeverFits, NoRoom, Quotas, TooMuch
+from fawa.services.sharing import BadTerms, Shared, Sharing
 from fawa.services.uploads import (
     BeyondSize,
     Gone,
@@ -53,8 +62,16 @@ PREFIX: Final = f"{UPLOADS}/"
 #: Seconds after which a client may try again when storage fails.
 _RETRY_AFTER: Final = 5
 _SHA256_SIZE: Final = 32
+#: The fields that say on what terms a file is shared, by the names in `file.v1.Terms`.
+_TERMS: Final = {
+    "ttl_seconds": b"fawa-ttl",
+    "max_downloads": b"fawa-max-downloads",
+    "password": b"fawa-password",
+}
 
 _log = get_logger("fawa.services.intake")
+
+Read = TypeVar("Read")
 
 
 class Refused(Exception):  # noqa: N818 - said as it is
@@ -115,11 +132,14 @@ class WholeFile:
     link: str
     #: Unix seconds.
     link_expires: int
+    #: Its owner's, where this is the answer to the request that began it, else "".
+    token: str = attrs.field(default="", repr=False)
 
     @property
     def headers(self) -> Headers:
         """What tells of it beside any answer."""
         return [
+            *token_field(self.token),
             (b"fawa-key", self.record.key.encode()),
             (b"fawa-link", self.link.encode()),
             (b"fawa-expires", b"%d" % _milliseconds(self.record.expires)),
@@ -141,9 +161,15 @@ class WholeFile:
             "sha256": record.sha256.hex(),
             "expires_at": _milliseconds(record.expires),
             "link_expires_at": self.link_expires * 1000,
+            **({"token": self.token} if self.token else {}),
         }
         body = json.dumps(told, ensure_ascii=False).encode() + b"\n"
         exchange.respond(201, [(b"content-type", b"application/json"), *headers], body)
+
+
+def token_field(token: str) -> Headers:
+    """Return what tells a file's sender of the token that removes it, nothing where it is ""."""
+    return [(b"fawa-token", token.encode())] if token else []
 
 
 def _milliseconds(seconds: float) -> int:
@@ -163,6 +189,7 @@ class Intake:
     #: The time in Unix seconds.
     clock: Callable[[], float]
     quotas: Quotas
+    sharing: Sharing
     transfers: Transfers = attrs.field(factory=Transfers)
 
     def base(self, exchange: Exchange) -> str:
@@ -181,10 +208,26 @@ class Intake:
         """Return where an upload is, relative to the server unless its address is set."""
         return f"{self.settings().public_url.rstrip('/')}{PREFIX}{upload_id}".encode()
 
-    def with_link(self, record: FileRecord, base: str) -> WholeFile:
-        """Make the link to a file that is whole."""
+    async def share(self, exchange: Exchange) -> Shared:
+        """Return the terms that the request which begins an upload asks for; asked before its body is read.
+
+        Raises:
+            Refused: they cannot be.
+
+        """
+        try:
+            ttl = _term(exchange, "ttl_seconds", partial(count_untrusted, of="seconds"))
+            most = _term(exchange, "max_downloads", partial(count_untrusted, of="downloads"))
+            password = _term(exchange, "password", encoded_text_untrusted)
+            return await self.sharing.terms(ttl, most, password)
+        except BadTerms as error:
+            raise Refused(400, f"{_TERMS[error.term].decode().title()}: {error}") from None
+
+    def with_link(self, record: FileRecord, base: str, token: str = "") -> WholeFile:
+        """Make the link to a file that is whole; `token` is its owner's, for the one answer that tells it."""
         expires = link_expiry(record, self.clock(), self.settings().link_ttl)
-        return WholeFile(record, make_link(base, self.secret, record.key, record.name, expires), expires)
+        link = make_link(base, self.secret, record.key, record.name, expires)
+        return WholeFile(record, link, expires, token)
 
     def check_size(self, exchange: Exchange, size: int | None) -> None:
         """Refuse what is too large before any of it is read; `size` is of the whole file, where it is known.
@@ -237,6 +280,22 @@ class Intake:
                 with trio.move_on_after(CLEANUP_TIMEOUT, shield=True), suppress(StorageError):
                     await writer.rollback()
             raise
+
+
+def _term(exchange: Exchange, term: str, read: Callable[[str | None], Read]) -> Read:
+    """Read one of the terms.
+
+    Raises:
+        BadTerms: it is there twice, or `read` raises ValueError.
+
+    """
+    name = _TERMS[term]
+    if sum(key == name for key, _ in exchange.headers) > 1:
+        raise BadTerms(term, "it is there more than once")
+    try:
+        return read(field(exchange, name))
+    except ValueError as error:
+        raise BadTerms(term, str(error)) from None
 
 
 def checked_name(exchange: Exchange, name_of: Callable[[Exchange], str]) -> str:

@@ -53,12 +53,13 @@ _RETRY_AFTER: Final = 5
 #: Bytes sent by the system alone until they are counted: small enough to see a transfer go on.
 _COUNTED: Final = 64 * 1024 * 1024
 
-#: The file is not a page of ours: it must not be run or shown as one, nor kept by shared caches.
+#: The file is not a page of ours: it must not be run or shown as one.
 _SAFE: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; sandbox"),
-    (b"cache-control", b"private"),
 ]
+#: Nor kept by shared caches; and what may be had a few times only, by no cache at all.
+_PRIVATE: Final = [(b"cache-control", b"private")]
 _DO_NOT_KEEP: Final = [(b"cache-control", b"no-store")]
 
 _log = get_logger("fawa.services.links")
@@ -200,6 +201,7 @@ async def _send(exchange: Exchange, record: FileRecord, content: Content, flow: 
         (b"etag", b'"%s"' % tag.encode()),
         (b"last-modified", format_date(modified).encode()),
         *_SAFE,
+        *(_DO_NOT_KEEP if record.terms.max_downloads else _PRIVATE),
     ]
     conditions = Conditions(
         if_match=field(exchange, b"if-match"),

@@ -26,6 +26,7 @@ from fawa.services.intake import (
     content_checksums,
     refusing,
     removing,
+    token_field,
     whole_sha256,
 )
 from fawa.services.names import guess_type
@@ -112,14 +113,23 @@ class Resumption:
             base = self.intake.base(exchange)
             self.intake.check_size(exchange, size)
             sha256 = whole_sha256(exchange)
+            shared = await self.intake.share(exchange)
             address = self.uploads.quotas.address(exchange)
-            record = await self.uploads.start(name, size, guess_type(name), sha256=sha256, address=address)
+            record = await self.uploads.start(
+                name,
+                size,
+                guess_type(name),
+                sha256=sha256,
+                ttl=shared.ttl,
+                terms=shared.terms,
+                address=address,
+            )
             limit = (b"upload-limit", self._limits_of(record))
-            location = (b"location", self.intake.address(record.id))
+            begun = [(b"location", self.intake.address(record.id)), limit, *token_field(shared.owner_token)]
             informed = _may_be_informed(exchange)
             if informed:
                 version = (b"upload-draft-interop-version", b"%d" % INTEROP_VERSION)
-                exchange.inform(104, [location, limit, version])
+                exchange.inform(104, [*begun, version])
             async with (
                 # Unless the client knows where it is, nobody can go on.
                 removing(self.uploads, record, TooLong if informed else BaseException),
@@ -129,10 +139,10 @@ class Resumption:
                 await self.intake.append(exchange, writer, checksums, flow)
                 whole, stored = await self._outcome(writer, base, finish=bool(complete))
             if whole is not None:
-                _answer_complete(exchange, whole)
+                _answer_complete(exchange, attrs.evolve(whole, token=shared.owner_token))
             else:
                 incomplete = [(b"upload-complete", b"?0"), (b"upload-offset", b"%d" % stored)]
-                exchange.start(201, [location, limit, *incomplete], end=True)
+                exchange.start(201, [*begun, *incomplete], end=True)
 
     async def serve(self, exchange: Exchange, method: str, upload_id: str) -> None:
         """Answer a request to an upload.

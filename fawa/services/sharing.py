@@ -33,6 +33,15 @@ class Denied(Exception):  # noqa: N818 - said as it is
     """Whoever asks does not have what it takes."""
 
 
+class BadTerms(ValueError):  # noqa: N818
+    """A file cannot be shared on such terms."""
+
+    def __init__(self, term: str, text: str) -> None:
+        super().__init__(text)
+        #: Which of `file.v1.Terms` it is.
+        self.term = term
+
+
 class TooOften(Exception):  # noqa: N818
     """Too many wrong keys, passwords or tokens came from this address, or for this file."""
 
@@ -80,19 +89,18 @@ class Sharing:
         """Return the terms for a new file; 0, 0 and "" are the usual ones.
 
         Raises:
-            ValueError: they cannot be.
+            BadTerms: they cannot be.
 
         """
         settings = self._settings()
         longest = max(settings.max_ttl, settings.ttl)
         if ttl and not settings.min_ttl <= ttl <= longest:
-            raise ValueError(
-                f"a file is kept for {settings.min_ttl:g} to {longest:g} seconds here, not for {ttl}"
-            )
+            text = f"a file is kept for {settings.min_ttl:g} to {longest:g} seconds here, not for {ttl}"
+            raise BadTerms("ttl_seconds", text)
         if max_downloads < 0:
-            raise ValueError(f"max_downloads cannot be {max_downloads}")
+            raise BadTerms("max_downloads", f"max_downloads cannot be {max_downloads}")
         if len(password.encode()) > passwords.MAX:
-            raise ValueError(f"a password has at most {passwords.MAX} bytes")
+            raise BadTerms("password", f"a password has at most {passwords.MAX} bytes")
         kept = b""
         if password:
             salt = secrets.token_bytes(passwords.SALT)

@@ -12,7 +12,16 @@ import attrs
 from fawa.net.exchange import Exchange, Headers
 from fawa.services.conditions import format_date
 from fawa.services.fields import base64_untrusted, field, media_type
-from fawa.services.intake import BadChecksum, Checksum, Intake, Refused, checked_name, refusing, removing
+from fawa.services.intake import (
+    BadChecksum,
+    Checksum,
+    Intake,
+    Refused,
+    checked_name,
+    refusing,
+    removing,
+    token_field,
+)
 from fawa.services.names import UNNAMED, guess_type
 from fawa.services.uploads import Ended, Mismatch, Uploads, Writer
 from fawa.storage.base import UploadRecord, WrongOffset
@@ -80,14 +89,23 @@ class Tus:
         name = checked_name(exchange, lambda _: name_untrusted(metadata))
         checksums = _checksums(exchange)
         base = self.intake.base(exchange)
+        shared = await self.intake.share(exchange)
         has_part = media_type(field(exchange, b"content-type")) == PART
         if not has_part and await exchange.receive():
             raise Refused(415, f"a body must have the Content-Type {PART}")
         address = self.uploads.quotas.address(exchange)
-        record = await self.uploads.start(name, size, guess_type(name), metadata=metadata, address=address)
-        location = (b"location", self.intake.address(record.id))
+        record = await self.uploads.start(
+            name,
+            size,
+            guess_type(name),
+            metadata=metadata,
+            ttl=shared.ttl,
+            terms=shared.terms,
+            address=address,
+        )
+        begun = [(b"location", self.intake.address(record.id)), *token_field(shared.owner_token)]
         if not has_part and size != 0:
-            exchange.start(201, [location, *_expiry(record)], end=True)
+            exchange.start(201, [*begun, *_expiry(record)], end=True)
             return
         async with (
             # Nobody has been told where it is.
@@ -97,7 +115,7 @@ class Tus:
         ):
             await self.intake.append(exchange, writer, checksums, flow)
             told = await self._outcome(writer, base)
-        exchange.start(201, [location, *told], end=True)
+        exchange.start(201, [*begun, *told], end=True)
 
     async def _tell(self, exchange: Exchange, upload_id: str) -> None:
         base = self.intake.base(exchange)

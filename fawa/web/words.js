@@ -26,8 +26,10 @@ export function failureInWords({ code, message }) {
   switch (code) {
     case "unavailable":
       return `The server cannot be reached or is busy. Check the connection and try again. (${message})`;
-    case "not_found":
-      return "There is no file under this key. Check it for typing errors; if it is right, the file has expired.";
+    case "not_found": {
+      const gone = "it has expired, or may not be downloaded again";
+      return `There is no file under this key. Check it for typing errors; if it is right, the file is gone: ${gone}.`;
+    }
     case "resource_exhausted":
       return `The server will not take it: ${message}.`;
     case "deadline_exceeded":

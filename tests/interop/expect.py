@@ -16,6 +16,7 @@ BIDI: Final = "/greet.v1.GreetService/GreetBidiStream"
 SEND_FILE: Final = "/file.v1.FileService/SendFile"
 RECEIVE_FILE: Final = "/file.v1.FileService/ReceiveFile"
 DOWNLOAD_URL: Final = "/file.v1.FileService/GetDownloadURL"
+DELETE_FILE: Final = "/file.v1.FileService/DeleteFile"
 COLLABORATE: Final = "/canva.v1.CanvaService/Collaborate"
 
 #: The services that reflection lists and health knows.

@@ -14,9 +14,10 @@ import trio
 from tests.client.relay import relaying
 from tests.daemon import PATIENCE, Daemon, running
 from tests.interop import expect
+from tests.interop.kept import eventually
 from tests.interop.programs import program, run
 from tests.interop.target import Target
-from tests.interop.test_curl import STYLES, Curl, over_http1
+from tests.interop.test_curl import JSON, STYLES, Curl, over_http1
 
 DATA = expect.content(3_000_000)
 SHA256 = expect.sha256(DATA)
@@ -51,6 +52,72 @@ def test_a_file_is_answered_with_its_link(curl: Curl, report: Path) -> None:
 def test_as_json_and_of_unknown_length(curl: Curl) -> None:
     told = json.loads(curl.run("/a.bin", "-T", "-", "-H", "accept: application/json", stdin=DATA))
     assert (told["name"], told["size"], told["sha256"]) == ("a.bin", len(DATA), SHA256)
+
+
+def test_on_what_terms_it_is_shared(curl: Curl, report: Path) -> None:
+    terms = [("fawa-ttl", "90"), ("fawa-max-downloads", "1"), ("fawa-password", "50%25 gr%C3%BCn")]
+    fields = [part for name, value in terms for part in ("-H", f"{name}: {value}")]
+    told = curl.json("/", "-H", "accept: application/json", *fields, "--upload-file", str(report))
+    assert time.time() < told["expires_at"] / 1000 <= time.time() + 90
+    ask = {"randomkey": told["key"]}
+    assert curl.json(expect.DOWNLOAD_URL, *JSON, "-d", json.dumps(ask))["code"] == "permission_denied"
+    right = json.dumps(ask | {"password": "50% grün"})
+    link = curl.json(expect.DOWNLOAD_URL, *JSON, "-d", right)["url"].removeprefix(curl.target.url)
+    status, _, body = curl.status(link)
+    assert (status, expect.sha256(body)) == (200, SHA256)
+    # A client may have all of a file before the server has counted that.
+    eventually(lambda: curl.status(link)[0] != 429, "counted")
+    for gone in (link, told["link"].removeprefix(curl.target.url)):
+        status, _, body = curl.status(gone)
+        assert (status, body) == (404, b"this file is gone: it has expired or was deleted\n")
+
+
+def test_its_sender_deletes_it(curl: Curl, report: Path) -> None:
+    status, headers, body = curl.status("/", "--upload-file", str(report))
+    assert status == 201
+    ask = {"randomkey": headers["fawa-key"], "ownerToken": headers["fawa-token"]}
+    guess = json.dumps(ask | {"ownerToken": "a" * 26})
+    assert curl.json(expect.DELETE_FILE, *JSON, "-d", guess)["code"] == "permission_denied"
+    assert curl.json(expect.DELETE_FILE, *JSON, "-d", json.dumps(ask)) == {}
+    assert curl.status(body.decode().strip().removeprefix(curl.target.url))[0] == 404
+
+
+@over_http1
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("fawa-ttl: 2h", "Fawa-Ttl: it must be a whole number of seconds from 1 to 2147483647, not '2h'"),
+        ("fawa-ttl: 86401", "Fawa-Ttl: a file is kept for 1 to 86400 seconds here, not for 86401"),
+        (
+            "Fawa-Max-Downloads: 0",
+            "Fawa-Max-Downloads: it must be a whole number of downloads from 1 to 2147483647, not '0'",
+        ),
+        # As curl sends what a terminal gives it.
+        ("fawa-password: grün", "Fawa-Password: it must be printable ASCII, with % and all other characters"),
+        ("fawa-password;", "Fawa-Password: it is empty: leave it out where there is to be none"),
+    ],
+)
+def test_terms_that_cannot_be(curl: Curl, report: Path, field: str, said: str) -> None:
+    written = curl.run("/", "-H", field, "-T", str(report), "-w", ": %{http_code} %{size_upload}").decode()
+    assert written.startswith(said)
+    assert written.endswith("\n: 400 0")
+
+
+def test_no_password_is_logged_or_kept(tmp_path: Path, report: Path) -> None:
+    secret, token = "hunter22", ""
+    with running(tmp_path / "fawad", "--log-level", "debug") as daemon:
+        curl = Curl(Target(daemon.plain, None), ("--http1.1",), "1.1")
+        field = ("-H", f"fawa-password: {secret}")
+        token = curl.status("/", *field, "-T", str(report))[1]["fawa-token"]
+        assert curl.status("/b", *field, "-H", "fawa-ttl: 1h", "-X", "PUT", "-d", "x")[0] == 400
+        draft = ("-H", "upload-complete: ?0", "-H", "content-type: application/partial-upload")
+        assert curl.status("/c", *field, *draft, "-X", "PUT", "-d", "x")[0] == 201
+    logged = [entry["status"] for entry in daemon.events() if entry["logger"] == "fawa.access"]
+    assert logged == [201, 400, 201]
+    kept = b"".join(path.read_bytes() for path in daemon.data_dir.rglob("*") if path.is_file())
+    for untold in (secret, token):
+        assert untold not in "\n".join(map(str, daemon.events()))
+        assert untold.encode() not in kept
 
 
 # Answered before the body has come: see test_curl.

@@ -150,7 +150,14 @@ async def test_pages_see_the_fields_that_rpc_clients_need(version: type[H1Connec
     _, headers, _ = await ask(version, "POST", {"origin": GOOD})
     exposed = headers[b"access-control-expose-headers"].decode().split(", ")
     assert {"grpc-status", "grpc-message", "grpc-status-details-bin", "greet-version", "etag"} <= set(exposed)
-    assert {"location", "upload-offset", "tus-resumable", "upload-complete", "fawa-link"} <= set(exposed)
+    assert {
+        "location",
+        "upload-offset",
+        "tus-resumable",
+        "upload-complete",
+        "fawa-link",
+        "fawa-token",
+    } <= set(exposed)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

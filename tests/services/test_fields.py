@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -42,9 +43,26 @@ def test_structured_fields(value: str | None, integer: int | None, boolean: bool
 
 @given(st.text(max_size=40))
 def test_nothing_else_is_raised_by_fields(text: str) -> None:
-    for parse in (fields.digests_untrusted, fields.base64_untrusted, disposition_name_untrusted):
+    for parse in (
+        fields.digests_untrusted,
+        fields.base64_untrusted,
+        fields.encoded_text_untrusted,
+        disposition_name_untrusted,
+    ):
         with suppress(ValueError):
             parse(text)
+    with suppress(ValueError):
+        assert 1 <= fields.count_untrusted(text, "bytes") < 2**31
+
+
+@given(st.text(min_size=1))
+def test_any_text_can_be_told_in_ascii(text: str) -> None:
+    assert fields.encoded_text_untrusted(quote(text, safe=" /,;")) == text
+
+
+def test_what_is_not_told() -> None:
+    assert fields.count_untrusted(None, "bytes") == 0
+    assert fields.encoded_text_untrusted(None) == ""
 
 
 def test_digests() -> None:

@@ -71,6 +71,7 @@ class TestPut:
             "sha256": SHA256.hexdigest(),
             "expires_at": 1763901500250,
             "link_expires_at": 1763900301000,
+            "token": answer.answer("fawa-token"),
         }
         for accept in ("*/*", "application/json;q=0", "text/plain"):
             answer = await talk.ask("PUT", "/a", DATA, accept=accept)

@@ -95,6 +95,7 @@ class TestUpload:
         [(status, told)] = informed(answer)
         location = told.pop("location")
         assert location.startswith("/uploads/")
+        assert told.pop("fawa-token") == answer.answer("fawa-token")
         assert (status, told) == (104, {"upload-limit": "max-age=86400", "upload-draft-interop-version": "8"})
         # The answer is that of a PUT.
         assert answer.status == 201

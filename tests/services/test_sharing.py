@@ -96,7 +96,8 @@ class TestDownloads:
         key = (await send(files, max_downloads=3)).randomkey
         target = await link(files, key)
         assert await receive(files, key) == DATA
-        assert (await follow(files, target)).body == DATA
+        exchange = await follow(files, target)
+        assert (exchange.body, exchange.answer("cache-control")) == (DATA, "no-store")
         assert (await follow(files, target, method="HEAD")).status == 200
         assert (await files.metadata.get(key)).downloads == 2
         assert (await follow(files, target)).body == DATA

@@ -111,6 +111,7 @@ class Talk:
             self._settings,
             lambda: self.files.now,
             self.files.quotas,
+            self.files.sharing,
             self.transfers,
         )
         router = Router(nothing)

@@ -81,16 +81,24 @@ for (const size of [0, 1, 9, 10, 11, 1000]) {
   test(`a file of ${size} bytes as messages`, async () => {
     const content = Uint8Array.from({ length: size }, (_, index) => index % 251);
     const file = Object.assign(new Blob([content]), { name: "bericht ä.txt" });
-    const body = new Uint8Array(await requestBody(file, 10).arrayBuffer());
+    const body = new Uint8Array(await requestBody(file, {}, 10).arrayBuffer());
     const [first, ...rest] = new EnvelopeReader().feed(body);
     const info = decode(decode(first.data).get(1));
     assert.equal(text(info.get(1)), "bericht ä.txt");
     assert.equal(info.get(2) ?? 0, size);
+    assert.equal(info.get(7), undefined);
     const chunks = rest.map(({ data }) => decode(data).get(2));
     assert.ok(chunks.every((chunk) => chunk.length > 0 && chunk.length <= 10));
     assert.deepEqual(concat(...chunks), content);
   });
 }
+
+test("a file that may be downloaded once", async () => {
+  const file = Object.assign(new Blob(["a"]), { name: "a" });
+  const [first] = new EnvelopeReader().feed(new Uint8Array(await requestBody(file, { once: true }).arrayBuffer()));
+  // Terms.max_downloads is 1.
+  assert.deepEqual(decode(decode(first.data).get(1)).get(7), Uint8Array.from([0x10, 1]));
+});
 
 test("the answer to a file", () => {
   const message = concat(integerField(1, 1), textField(2, "kept"), textField(3, "k3y"), integerField(4, 1_800_000_000_123));

@@ -31,6 +31,7 @@ class Server {
     if (event.status) return this.answer(event.status, {}, event.text);
     if (event.broken === "before") throw new Broken();
     if (method === "POST") {
+      this.mostDownloads = headers["fawa-max-downloads"];
       this.size = Number(headers["upload-length"]);
       this.name = Buffer.from(headers["upload-metadata"].split(" ")[1], "base64").toString();
     }
@@ -52,12 +53,12 @@ class Server {
     return { status, text, field: (name) => fields[name] ?? null };
   }
 
-  run(what = file()) {
+  run(what = file(), terms = {}) {
     return sendResuming(what, {
       send: this.send,
       pause: async (milliseconds) => this.paused.push(milliseconds),
       progress: (bytes) => this.told.push(bytes),
-    });
+    }, terms);
   }
 }
 
@@ -69,6 +70,13 @@ test("a file on a good line takes two requests", async () => {
   assert.deepEqual(server.asked, ["POST uploads", "PATCH uploads/id 0"]);
   assert.deepEqual([server.stored, server.name, server.paused], [DATA, "Zoë.txt", []]);
   assert.equal(server.told.at(-1), 1000);
+  assert.equal(server.mostDownloads, undefined);
+});
+
+test("a file that may be downloaded once, also where its beginning is made again", async () => {
+  const server = new Server({ broken: "before" });
+  assert.deepEqual(await server.run(file(), { once: true }), DONE);
+  assert.equal(server.mostDownloads, "1");
 });
 
 test("an empty file takes one", async () => {

@@ -37,7 +37,7 @@ def open_link(page: Page, link: str) -> Path:
     page.goto(link)
     expect(page.locator("#receive-done")).to_contain_text("This file is encrypted.")
     with page.expect_download() as download:
-        page.click("text=Download")
+        page.click("#receive-form button")
     expect(page.locator("#receive-done")).to_contain_text("Opened ")
     saved = download.value.path()
     assert isinstance(saved, Path)
@@ -62,6 +62,20 @@ def test_sealed_there_and_back(page: Page, browser: Browser, daemon: Daemon, tmp
     assert (saved.name, digest(saved)) == (content.name, digest(content))
     kept = b"".join(path.read_bytes() for path in daemon.data_dir.rglob("*") if path.is_file())
     assert b"Geheim" not in kept
+
+
+def test_sealed_for_one_download(page: Page, browser: Browser, tmp_path: Path) -> None:
+    content = tmp_path / "once.bin"
+    content.write_bytes(random.Random(7).randbytes(200_000))
+    page.check("#once")
+    link = send_sealed(page, content)
+    expect(page.locator(".card-state")).to_contain_text("gone after its first download")
+    assert digest(open_link(browser.page(), link)) == digest(content)
+    late = browser.page()
+    late.goto(link)
+    late.click("#receive-form button")
+    expect(late.locator("#receive-trouble")).to_contain_text("the file is gone: it has expired")
+    assert browser.complaints == []
 
 
 def test_from_the_page_to_the_command_and_back(page: Page, browser: Browser, tmp_path: Path) -> None:
@@ -94,5 +108,5 @@ def test_a_link_that_does_not_open(page: Page, browser: Browser, tmp_path: Path)
         (link[:-60] + "abcdefghijklmnop" + link[-44:], "There is no file under this key"),
     ):
         other.goto(bad)
-        other.click("text=Download")
+        other.click("#receive-form button")
         expect(other.locator("#receive-trouble")).to_contain_text(reason)

@@ -22,7 +22,7 @@ export function startFiles() {
   let queue = Promise.resolve();
   const send = (files) => {
     for (const file of files) {
-      const card = new UploadCard(file, $("seal").checked);
+      const card = new UploadCard(file, { sealed: $("seal").checked, once: $("once").checked });
       $("uploads").prepend(card.element);
       queue = queue.then(() => card.run());
     }
@@ -154,9 +154,14 @@ class Kept {
 class UploadCard {
   static underWay = 0;
 
-  constructor(file, sealed) {
+  /**
+   * @param {File} file
+   * @param {{sealed: boolean, once: boolean}} wish `once`: the first complete download is the last
+   */
+  constructor(file, wish) {
     this._file = file;
-    this._secret = sealed ? newSecret() : null;
+    this._wish = wish;
+    this._secret = wish.sealed ? newSecret() : null;
     this._request = null;
     this._stopped = this._sealing = false;
     this._wake = () => {};
@@ -224,7 +229,7 @@ class UploadCard {
     };
     const send = (...request) => this._ask(...request);
     const pause = (milliseconds) => this._pause(milliseconds);
-    const answer = await sendResuming(file, { send, pause, progress });
+    const answer = await sendResuming(file, { send, pause, progress }, this._wish);
     return answer ?? this._sendAtOnce(file, progress);
   }
 
@@ -232,7 +237,7 @@ class UploadCard {
   async _sendAtOnce(file, progress) {
     const { name } = this._file;
     const { size } = file;
-    const body = requestBody(file);
+    const body = requestBody(file, this._wish);
     const headers = { "content-type": CONTENT_TYPE, "connect-protocol-version": "1" };
     try {
       const sent = (bytes) => progress(Math.min(size, (bytes / body.size) * size));
@@ -295,7 +300,8 @@ class UploadCard {
     this._bar.hidden = true;
     this._cancel.remove();
     this.element.classList.add("done");
-    announce(this._secret ? `${name} is sent, encrypted.` : `${name} is sent. Its key is ${key}.`);
+    const fate = this._wish.once ? " It is gone after its first download." : "";
+    announce(`${name} is sent${this._secret ? ", encrypted." : `. Its key is ${key}.`}${fate}`);
     const link = make("input", { readOnly: true, value: url });
     link.setAttribute("aria-label", `Link to ${name}`);
     const keyField = make("input", { readOnly: true, value: key, className: "mono" });
@@ -319,8 +325,9 @@ class UploadCard {
       const now = Date.now();
       const gone = expiresAt && now >= expiresAt;
       const left = `until ${clock.format(expiresAt)}, ${countdown(expiresAt - now)} left`;
-      const fate = !expiresAt ? "" : gone ? " · expired: the server has forgotten it" : ` · kept ${left}`;
-      this._state.textContent = `${sizeInWords(size)}${fate}`;
+      const time = !expiresAt ? "" : gone ? " · expired: the server has forgotten it" : ` · kept ${left}`;
+      const downloads = this._wish.once && !gone ? " · gone after its first download" : "";
+      this._state.textContent = `${sizeInWords(size)}${time}${downloads}`;
       if (linkExpiresAt) {
         const works = `works until ${clock.format(linkExpiresAt)}, ${countdown(linkExpiresAt - now)} left`;
         linkTime.textContent = now < linkExpiresAt ? works : "is over; the key makes a new one";
@@ -342,7 +349,7 @@ class UploadCard {
     if (cancelled) return;
     const again = make("button", { className: "plain small", type: "button" }, "Try again");
     again.addEventListener("click", () => {
-      const card = new UploadCard(this._file, this._secret !== null);
+      const card = new UploadCard(this._file, this._wish);
       this.element.replaceWith(card.element);
       card.run();
     });

@@ -21,14 +21,15 @@ export class Broken extends Error {}
  *   tells how much of its body is sent; throws `Broken`
  * @param {(milliseconds: number) => Promise<void>} by.pause waits
  * @param {(bytes: number) => void} by.progress hears how much of the file is sent
+ * @param {{once?: boolean}} terms `once`: the first complete download is the last
  * @returns {Promise<{key: string, expiresAt: number} | null>} `expiresAt` in Unix milliseconds; null where the server
  *   keeps no interrupted uploads
  * @throws {RpcError} the file was not taken, or `send` said that it is canceled
  */
-export async function sendResuming(file, { send, pause, progress }) {
+export async function sendResuming(file, { send, pause, progress }, terms = {}) {
   const upload = { place: null }; // where it is, once it is begun
   try {
-    return await goOn(file, upload, { send, pause, progress });
+    return await goOn(file, upload, { send, pause, progress }, terms);
   } catch (error) {
     // Nobody will go on with it, and the server need not keep it for that; if this does not get through, it expires.
     if (error.code === "canceled" && upload.place) send("DELETE", upload.place, VERSION).catch(() => {});
@@ -36,14 +37,14 @@ export async function sendResuming(file, { send, pause, progress }) {
   }
 }
 
-async function goOn(file, upload, { send, pause, progress }) {
+async function goOn(file, upload, { send, pause, progress }, terms) {
   let offset = 0; // where it goes on, null where that is to be asked
   let furthest = 0;
   let failures = 0;
   for (;;) {
     let answer = null;
     try {
-      if (upload.place === null) answer = await begin(file, send);
+      if (upload.place === null) answer = await begin(file, send, terms);
       else if (offset === null) answer = await send("HEAD", upload.place, VERSION);
       else answer = await append(file, offset, upload.place, send, progress);
     } catch (error) {
@@ -69,9 +70,11 @@ async function goOn(file, upload, { send, pause, progress }) {
   }
 }
 
-function begin(file, send) {
+function begin(file, send, { once = false }) {
   const name = btoa(String.fromCharCode(...new TextEncoder().encode(file.name)));
-  return send("POST", "uploads", { ...VERSION, "upload-length": `${file.size}`, "upload-metadata": `filename ${name}` });
+  const headers = { ...VERSION, "upload-length": `${file.size}`, "upload-metadata": `filename ${name}` };
+  if (once) headers["fawa-max-downloads"] = "1";
+  return send("POST", "uploads", headers);
 }
 
 function append(file, offset, place, send, progress) {

@@ -11,10 +11,14 @@ export const CONTENT_TYPE = "application/connect+proto";
 
 const CHUNK = 1024 * 1024;
 
-/** @param {File} file */
-export function requestBody(file, chunk = CHUNK) {
+/**
+ * @param {File} file
+ * @param {{once?: boolean}} terms `once`: the first complete download is the last
+ */
+export function requestBody(file, { once = false } = {}, chunk = CHUNK) {
   const size = file.size > 0 ? integerField(2, file.size) : new Uint8Array();
-  const info = bytesField(1, concat(textField(1, file.name), size));
+  const terms = once ? bytesField(7, integerField(2, 1)) : new Uint8Array();
+  const info = bytesField(1, concat(textField(1, file.name), size, terms));
   const parts = [envelopeHeader(info.length), info];
   for (let start = 0; start < file.size; start += chunk) {
     const piece = file.slice(start, Math.min(start + chunk, file.size));
