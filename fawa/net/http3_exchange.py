@@ -107,8 +107,7 @@ class H3Exchange(StreamExchange):
     def _consume(self) -> bytes:
         data = self._gather()
         self.buffered = 0
-        self.conn.engine.release(self.id)
-        if not self._ended:
+        if self.conn.engine.release(self.id) and not self._ended:
             self.conn.wake()
         return data
 

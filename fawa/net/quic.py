@@ -35,7 +35,7 @@ from fawa.net.quic_packets import (
 )
 from fawa.net.quic_server import ServerCore
 from fawa.net.tls import Certificate, CertificateSource
-from fawa.net.udp import DatagramSocket
+from fawa.net.udp import BATCH, DatagramSocket
 
 _log = logging.getLogger("fawa.net")
 
@@ -46,6 +46,10 @@ _RETRY_FROM: Final = 1 / 4
 _LATE: Final = 1e-4
 #: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
 _GRID: Final = 0.008
+#: Seconds in which acknowledgements gather, and from how many connections on that wait for some. What asks
+#: for an answer and comes meanwhile waits with them.
+_GATHER: Final = 0.002
+_SEVERAL: Final = 5
 #: Stateless resets in a second, all peers together: each answers one packet that anybody can send.
 _MOST_RESETS: Final = 100
 
@@ -139,6 +143,8 @@ class QuicListener:
         self._flush_wanted = trio.Event()
         self._timers: list[tuple[float, int, _Alarm]] = []
         self._turn = itertools.count()
+        #: How many connections have an alarm: they wait for an acknowledgement, or to send one.
+        self._waiting = 0
         self._sleep = trio.CancelScope()
         self._draining = trio.Event()
         self._quiet = trio.Event()
@@ -209,12 +215,21 @@ class QuicListener:
     # Receiving.
 
     async def _receive(self, sock: DatagramSocket) -> None:
+        """Take in what comes.
+
+        What was sent to several is answered by as many acknowledgements, one by one, and to be woken for
+        each costs more than to act on it. So where a batch brings nothing else, nothing has waited for it,
+        and more of them are to come, they gather for a moment. Not while somebody shakes hands, nor when so
+        many come that the socket could overflow.
+        """
         while True:
             datagrams = await sock.receive()
             now = trio.current_time()
             for data, address in datagrams:
                 self._take_untrusted(data, address, sock, now)
-            self._flush()
+            is_calm = not self._greeting and len(datagrams) < BATCH
+            if not self._flush() and is_calm and self._waiting >= _SEVERAL:
+                await trio.sleep(_GATHER)
 
     def _take_untrusted(self, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:
         """Give a datagram to its connection, or see whether it may open one."""
@@ -368,18 +383,21 @@ class QuicListener:
             self._flush_wanted = trio.Event()
             self._flush()
 
-    def _flush(self) -> None:
-        """Act on what connections tell, and send what they have."""
+    def _flush(self) -> bool:
+        """Act on what connections tell, and send what they have; returns whether there was any of either."""
         touched, self._touched = self._touched, set()
+        did = False
         for link in touched:
             if link not in self._links:
                 continue
             try:
-                if link.engine.has_events or link.engine.closed or link.h3.draining:
+                if link.engine.has_news or link.h3.draining:
+                    did = True
                     self._act(link)
-                self._send(link)
-                if link.engine.has_events:
-                    self._act(link)  # sending may give out connection IDs
+                if self._send(link):
+                    did = True
+                    if link.engine.has_events:
+                        self._act(link)  # sending may give out connection IDs
             except Exception:
                 self._fail(link)
                 continue
@@ -388,6 +406,8 @@ class QuicListener:
                 self._forget(link)  # nobody waits for what the peer may still send
             elif link in self._links:
                 self._arm(link)
+        self._tidy()
+        return did
 
     def _act(self, link: _Link) -> None:
         """Take a connection's events to where they belong."""
@@ -414,10 +434,12 @@ class QuicListener:
         if engine.closed:
             link.h3.lose()
 
-    def _send(self, link: _Link) -> None:
+    def _send(self, link: _Link) -> bool:
+        """Send what a connection has; returns whether there was anything."""
         datagrams = link.engine.datagrams(trio.current_time())
         if datagrams:
             link.sock.send(datagrams)
+        return bool(datagrams)
 
     def _forget(self, link: _Link) -> None:
         """A connection is over, to its last packet."""
@@ -449,9 +471,7 @@ class QuicListener:
         to be before. What was waited for has mostly come before its time; then nobody is woken for it.
         """
         if link.engine.is_quiet:
-            if link.alarm is not None:
-                self._disarm(link)
-                self._tidy()
+            self._disarm(link)
             if link.idle is None:
                 link.idle = self._set(link, self._due(link))
             return
@@ -459,18 +479,19 @@ class QuicListener:
         if link.alarm is None or link.alarm.at > at:
             self._disarm(link)
             link.alarm = self._set(link, at)
+            self._waiting += 1
 
     def _disarm(self, link: _Link) -> None:
         if link.alarm is not None:
             link.alarm.link = None
             link.alarm = None
+            self._waiting -= 1
 
     def _set(self, link: _Link, at: float) -> _Alarm:
         if at - trio.current_time() > 2 * _GRID:
             at = math.ceil(at / _GRID) * _GRID
         alarm = _Alarm(at, link)
         heapq.heappush(self._timers, (at, next(self._turn), alarm))
-        self._sleep.deadline = min(self._sleep.deadline, at)
         return alarm
 
     def _tidy(self) -> float:
@@ -505,7 +526,7 @@ class QuicListener:
             if link is None:
                 continue
             if link.alarm is alarm:
-                link.alarm = None
+                self._disarm(link)
             else:
                 link.idle = None
             if link in self._greeting and now >= link.deadline:

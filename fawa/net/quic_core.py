@@ -46,9 +46,12 @@ class QuicCore(QuicConnection):
         """Whether nothing is to be done at any time before the idle timeout, which only moves later."""
         return False
 
-    def release(self, stream_id: int) -> None:
-        """Give a stream's window back: all that came has been consumed."""
-        self.held.pop(stream_id, None)
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back: all that came has been consumed.
+
+        Returns whether the peer may have to be told of it.
+        """
+        return self.held.pop(stream_id, None) is not None
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind."""

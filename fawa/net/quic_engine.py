@@ -155,6 +155,11 @@ class QuicEngine:
         """Whether `events` has something to tell."""
         return bool(self.quic._events)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there are events, or the connection is over."""
+        return bool(self.quic._events) or self.closed
+
     def events(self) -> list[Event]:
         """Return what has happened since the last call."""
         found: list[Event] = []
@@ -204,6 +209,19 @@ class QuicEngine:
             if event.end_stream:
                 self._deaf.discard(stream_id)
             return []
+        stream = self._h3._stream.get(stream_id)
+        if (
+            stream is not None
+            and stream.frame_type == FrameType.WEBTRANSPORT_STREAM
+            and stream.session_id is not None
+            and not (stream.buffer or event.end_stream or self._h3._is_done)
+        ):
+            # What aioquic's HTTP/3 would make of it, in many steps.
+            return [
+                SessionStreamData(
+                    data=event.data, session_id=stream.session_id, stream_id=stream_id, stream_ended=False
+                )
+            ]
         found: list[Event] = list(self._h3.handle_event(event))
         stream = self._h3._stream.get(stream_id)
         if stream_id % 4 == 0:
@@ -249,9 +267,12 @@ class QuicEngine:
         held = self.quic.held
         held[stream_id] = held.get(stream_id, 0) + size
 
-    def release(self, stream_id: int) -> None:
-        """Give a stream's window back: all that came has been consumed."""
-        self.quic.release(stream_id)
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back: all that came has been consumed.
+
+        Returns whether the peer is to be told, so that there is something to send.
+        """
+        return self.quic.release(stream_id)
 
     def allow_streams(self, count: int) -> None:
         """Let the peer open at least `count` more streams of each kind, and one for each that ends."""

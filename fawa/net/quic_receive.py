@@ -62,10 +62,15 @@ class ShortReceiver(QuicCore):
         self._short_space = self._spaces[Epoch.ONE_RTT]
         self._short_keys = self._cryptos[Epoch.ONE_RTT]
 
-    def release(self, stream_id: int) -> None:
-        """Give a stream's window back: all that came has been consumed."""
-        if self.held.pop(stream_id, None):
-            self.moved.add(stream_id)
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back: all that came has been consumed.
+
+        Returns whether the peer may have to be told of it.
+        """
+        if not super().release(stream_id):
+            return False
+        self.moved.add(stream_id)
+        return True
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
         self.moved.add(stream_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, Final
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
@@ -14,12 +15,13 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamSender
 from aioquic.tls import Epoch
 
 from fawa.net.quic_packets import Address, QuicLimits
 from fawa.net.quic_receive import ShortReceiver
 
+_WAS_SENT: Final = attrgetter("was_sent")
 #: The first octet of a short header: the fixed bit, and packet numbers of two octets.
 _FIRST: Final = 0x40 | 1
 _PACKET_NUMBER: Final = 2
@@ -38,6 +40,20 @@ _MTU_TRIES: Final = 3
 _MTU_LOST: Final = 3
 
 
+class _Sent(QuicSentPacket):
+    """The record of a packet, made at less cost than aioquic's: most of it is the same for all."""
+
+    epoch = Epoch.ONE_RTT
+    packet_type = QuicPacketType.ONE_RTT
+    in_flight = is_ack_eliciting = is_crypto_packet = False
+    sent_bytes = 0
+
+    def __init__(self, number: int, now: float) -> None:
+        self.packet_number = number
+        self.sent_time = now
+        self.delivery_handlers = []
+
+
 class ShortSender(ShortReceiver):
     """A connection, server side, with a shorter way for common packets."""
 
@@ -54,6 +70,10 @@ class ShortSender(ShortReceiver):
 
     # What is to be looked at before the shorter way is taken.
 
+    def release(self, stream_id: int) -> bool:
+        """Give a stream's window back; returns whether the peer is to be told of it."""
+        return super().release(stream_id) and self._has_limits_to_tell()
+
     def _on_max_stream_data_delivery(self, delivery: QuicDeliveryState, stream: QuicStream) -> None:
         number: Any = stream.stream_id  # aioquic's types allow for streams without one
         self.moved.add(number)
@@ -63,15 +83,13 @@ class ShortSender(ShortReceiver):
         """Whether flow control or stream limits may have to be raised."""
         if self.moved:
             self.moved = {number for number in self.moved if self._has_window_to_tell(number)}
-        data = self._local_max_data
+        data, bidi, uni = self._local_max_data, self._local_max_streams_bidi, self._local_max_streams_uni
         return (
             bool(self.moved)
             or data.sent - data.used < self._windows.connection_window // 2
             or data.value != data.sent
-            or any(
-                limit.sent - limit.used < limit.value - limit.sent
-                for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
-            )
+            or bidi.sent - bidi.used < bidi.value - bidi.sent
+            or uni.sent - uni.used < uni.value - uni.sent
         )
 
     def _has_window_to_tell(self, number: int) -> bool:
@@ -186,7 +204,7 @@ class ShortSender(ShortReceiver):
             or len(self._short_space.ack_queue) > 1
         ):
             return True
-        return not all(cid.was_sent for cid in self._host_cids) or self._has_limits_to_tell()
+        return not all(map(_WAS_SENT, self._host_cids)) or self._has_limits_to_tell()
 
     def _write_short(
         self, ready: list[QuicStream], space: QuicPacketSpace, now: float
@@ -206,7 +224,7 @@ class ShortSender(ShortReceiver):
                 if self._pacing_at is not None:
                     break
             frames: list[bytes] = []
-            packet = self._packet(now)
+            packet = _Sent(self._packet_number, now)
             room = self._max_datagram_size - overhead
             if space.ack_at is not None:
                 ack = self._short_ack(packet, space, now)
@@ -236,11 +254,6 @@ class ShortSender(ShortReceiver):
             self._streams_queue = [stream for stream in self._streams_queue if stream not in were]
             self._streams_queue += dict.fromkeys(served)
         return found
-
-    def _packet(self, now: float) -> QuicSentPacket:
-        """Return the record of the packet that is next."""
-        number, kind = self._packet_number, QuicPacketType.ONE_RTT
-        return QuicSentPacket(Epoch.ONE_RTT, False, False, False, number, kind, now)
 
     def _seal(self, packet: QuicSentPacket, payload: bytes, space: QuicPacketSpace, now: float) -> bytes:
         """Return a packet with these frames, protected, and take note that it is sent."""
@@ -273,7 +286,7 @@ class ShortSender(ShortReceiver):
         """
         self._mtu_tries -= 1
         self._mtu_from = self._packet_number + _MTU_FROM
-        packet = self._packet(now)
+        packet = _Sent(self._packet_number, now)
         packet.is_ack_eliciting = True
         room = _MTU - 1 - len(self._peer_cid.cid) - _PACKET_NUMBER - _TAG
         return self._seal(packet, b"\x01".ljust(room, b"\x00"), space, now)
@@ -332,36 +345,75 @@ class ShortSender(ShortReceiver):
         for position, stream in enumerate(ready):
             sender = stream.sender
             number: Any = stream.stream_id
-            offset = sender.next_offset
+            pending = sender._pending
+            offset = pending[0].start if len(pending) else sender._buffer_stop
             begin = _uint(number) + _uint(offset) if offset else _uint(number)
             left = room - len(begin) - 3
             if left <= 0:
                 return again + ready[position:] + more
             before = sender.highest_offset
-            frame = sender.get_frame(
-                left,
-                min(
-                    before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote
-                ),
+            most = min(
+                before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote
             )
-            if frame is None:
+            found = _next(sender, offset, min(offset + left, most))
+            if found is None:
                 continue  # flow control; what raises it comes in a packet
-            size = len(frame.data)
-            kind = _STREAM | _LEN | (_OFF if offset else 0) | frame.fin
+            data, fin = found
+            size = len(data)
+            kind = _STREAM | _LEN | (_OFF if offset else 0) | fin
             frames.append(b"%c%b%b" % (kind, begin, (size | 0x4000).to_bytes(2, "big")))
-            frames.append(frame.data)
+            frames.append(data)
             room = left - size
-            packet.delivery_handlers.append((sender.on_data_delivery, (offset, offset + size, frame.fin)))
+            packet.delivery_handlers.append((_data_delivered, (sender, offset, offset + size, fin)))
             packet.in_flight = packet.is_ack_eliciting = True
             is_new = sender.highest_offset > before
             self._remote_max_data_used += sender.highest_offset - before
             if is_new:
                 served.append(stream)
-            if len(sender._pending) or sender._pending_eof:
+            if len(pending) or sender._pending_eof:
                 (more if is_new else again).append(stream)
             else:
                 sender.buffer_is_empty = True
         return again + more
+
+
+def _next(sender: QuicStreamSender, start: int, most: int) -> tuple[bytes, bool] | None:
+    """Take what a stream has at `start`, up to `most` at the farthest, and whether it ends with that."""
+    pending = sender._pending
+    if not len(pending):
+        if not sender._pending_eof:
+            sender.buffer_is_empty = True
+            return None
+        sender._pending_eof = False
+        return b"", True
+    stop = min(pending[0].stop, most)
+    if stop <= start:
+        return None
+    begin = sender._buffer_start
+    data = bytes(sender._buffer[start - begin : stop - begin])
+    pending.subtract(start, stop)
+    sender.highest_offset = max(sender.highest_offset, stop)
+    fin = sender._buffer_fin == stop
+    if fin:
+        sender._pending_eof = False
+    return data, fin
+
+
+def _data_delivered(
+    delivery: QuicDeliveryState, sender: QuicStreamSender, start: int, stop: int, fin: bool
+) -> None:
+    """What was sent of a stream has arrived, mostly all before it, too; or is lost."""
+    if (
+        delivery is QuicDeliveryState.ACKED
+        and start == sender._buffer_start
+        and not fin
+        and not len(sender._acked)
+        and sender._reset_error_code is None
+    ):
+        sender._buffer_start = stop
+        del sender._buffer[: stop - start]
+    else:
+        sender.on_data_delivery(delivery, start, stop, fin)
 
 
 def _waiting(stream: QuicStream) -> int:

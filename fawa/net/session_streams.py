@@ -139,10 +139,10 @@ class Stream:
             await self._arrived.wait()
         data = bytes(self._buffer)
         self._buffer.clear()
-        self._home.conn.engine.release(self.id)
+        is_told = self._home.conn.engine.release(self.id)
         if self._ended:
             self._input_over()
-        else:
+        elif is_told:
             self._home.conn.wake()
         return data
 

@@ -58,7 +58,11 @@ class _SessionClient(Client):
 
     async def receive(self) -> bytes | None:
         try:
-            document = await self.documents.receive()
+            try:
+                # A checkpoint costs a turn of the loop. Without one no reader runs, so it soon comes to wait.
+                document = self.documents.receive_nowait()
+            except trio.WouldBlock:
+                document = await self.documents.receive()
         except trio.EndOfChannel:
             return None
         if isinstance(document, End):
@@ -95,15 +99,16 @@ class _V2Client(_SessionClient):
     stream: Stream = attrs.field(kw_only=True)
 
     def push(self, batch: Batch) -> bool:
+        data = batch.data
         try:
-            # At once, as each push has its price.
-            self.stream.push(
-                b"".join(
+            # At once, as each push has its price; mostly the same octets for everybody.
+            if _CURSORS in data:
+                data = b"".join(
                     frame
                     for frame in batch.frames
                     if not (frame.startswith(_CURSORS) and self.session.send_datagram(frame[:-1]))
                 )
-            )
+            self.stream.push(data)
             self.stream.flush()
         except Disconnected:
             return False
@@ -144,6 +149,14 @@ async def serve_session(
 Found = trio.MemorySendChannel[bytes | End]
 
 
+async def _give(found: Found, document: bytes) -> None:
+    """Hand a document on; at once where there is room."""
+    try:
+        found.send_nowait(document)
+    except trio.WouldBlock:
+        await found.send(document)
+
+
 async def _serve_v1(
     session: Session, find: Callable[[], Awaitable[Room]], settings: SocketSettings, nursery: trio.Nursery
 ) -> End | None:
@@ -173,7 +186,7 @@ async def _read_v1(stream: Stream, most: int, found: Found) -> None:
         with stream:
             while data := await stream.receive():
                 for document in documents.feed_untrusted(data):
-                    await found.send(document)
+                    await _give(found, document)
                 if documents.is_too_large:
                     await found.send(End(_TOO_LARGE, f"a message has at most {most} bytes"))
                     return
@@ -221,7 +234,7 @@ async def _read_lines(stream: Stream, most: int, found: Found) -> None:
                         buffer = document
                         break
                     if document.strip():
-                        await found.send(document)
+                        await _give(found, document)
                 if len(buffer) > most:
                     await found.send(End(_TOO_LARGE, f"a document has at most {most} bytes"))
                     return

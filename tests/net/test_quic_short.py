@@ -15,7 +15,7 @@ from fawa.net import tls
 from fawa.net.exchange import Exchange
 from fawa.net.quic import QuicListener
 from fawa.net.quic_engine import QuicEngine
-from fawa.net.udp import Address
+from fawa.net.udp import Address, DatagramSocket
 from tests.net.quic_talk import SERVER, Client, There, Weather, certificate, listening
 
 BIG = bytes(range(256)) * 1024
@@ -230,6 +230,49 @@ async def test_nobody_is_woken_for_what_has_come(
         assert not woken
         await trio.sleep(100)
         assert not there.listener.connections, "but for its idle timeout"
+
+
+@pytest.mark.parametrize(("clients", "looks"), [(20, 3), (4, 4)])
+async def test_acknowledgements_of_several_gather(
+    cert: tls.Certificate,
+    autojump_clock: trio.abc.Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    clients: int,
+    looks: int,
+) -> None:
+    taken: list[float] = []
+    take = QuicListener._take_untrusted
+
+    def note(listener: QuicListener, data: bytes, address: Address, sock: DatagramSocket, now: float) -> None:
+        taken.append(now)
+        take(listener, data, address, sock, now)
+
+    go = trio.Event()
+
+    async def at_once(exchange: Exchange) -> None:
+        await go.wait()
+        exchange.respond_text(200, "now")
+
+    monkeypatch.setattr(QuicListener, "_take_untrusted", note)
+    async with listening(cert, at_once) as there:
+        crowd = [await there.connect() for _ in range(clients)]
+        numbers = [client.open("/", end=True) for client in crowd]
+        await trio.sleep(1)
+        there.network.passes = lambda data, to: to != SERVER  # they are silent but for what is brought
+        go.set()
+        await trio.sleep(0.02)
+        taken.clear()
+        for client in crowd:
+            there.bring([(sealed(client, ACK_OF_NOTHING), client.mailbox.address)])
+            await trio.sleep(0.0002)
+        await trio.sleep(0.002)
+        assert len(taken) == clients
+        assert len(set(taken)) == looks, "one for each where there are few; else for those of 2 ms"
+        there.network.passes = lambda data, to: True
+        for client, number in zip(crowd, numbers, strict=True):
+            await client.until(lambda client=client, number=number: client[number].ended)  # type: ignore[misc]
+        await trio.sleep(1)
+        assert not there.listener._waiting, "all has come"
 
 
 # The size of datagrams.
