@@ -44,7 +44,7 @@ from fawa.storage.base import (
 )
 from fawa.storage.publishing import make_folder, make_folders, publish_file
 from fawa.storage.resumable import FilesystemResumableUpload, Hashed, ResumablePart, begin, discard
-from fawa.storage.threads import SOON, Threads, is_batch, write_pieces
+from fawa.storage.threads import SOON, Gathered, Threads, write_pieces
 
 #: Pieces of content that a thread reads in one hop at most, for a reader who takes all of them soon.
 READ_AHEAD: Final = 8
@@ -191,23 +191,14 @@ class FilesystemUpload:
     _part: _Part
     _target: Path
     _known: set[Path]
-    #: What the next hop to a thread will write: fewer than `BATCH` bytes before the last piece.
-    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
-    _gathered: int = attrs.field(default=0, init=False)
-    #: When the first of it came, on trio's clock.
-    _since: float = attrs.field(default=0.0, init=False)
+    _gathered: Gathered
     _usable: bool = attrs.field(default=True, init=False)
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
-        if data:
-            if not self._pieces:
-                self._since = trio.current_time()
-            self._pieces.append(data)
-            self._gathered += len(data)
-            if is_batch(self._gathered, len(self._pieces), self._since):
-                await self._flush()
+        if self._gathered.add(data):
+            await self._flush()
 
     async def digest(self) -> bytes:
         """Return the SHA-256 of what has been written so far."""
@@ -232,8 +223,8 @@ class FilesystemUpload:
             raise StorageError("the upload has failed or ended before: begin a new one")
 
     async def _flush(self) -> None:
-        if self._pieces:
-            pieces, self._pieces, self._gathered = self._pieces, [], 0
+        if pieces := self._gathered.pieces:
+            self._gathered.clear()
             self._usable = False
             await self._threads.run("write an upload", self._part.append, pieces)
             self._usable = True
@@ -335,9 +326,11 @@ class FilesystemStore:
         target = self._path(key)
         path = self._uploads / f"{key}.{secrets.token_hex(8)}.part"
         part = await self._threads.run("begin an upload", _Part, path)
+        gathered = Gathered(self._threads)
         try:
-            yield FilesystemUpload(self._threads, part, target, self._known)
+            yield FilesystemUpload(self._threads, part, target, self._known, gathered)
         finally:
+            gathered.clear()
             # A part that cannot be removed is left to the next sweep, an open file is not.
             with trio.move_on_after(CLEANUP_TIMEOUT, shield=True) as scope, suppress(StorageError):
                 await self._threads.run("end an upload", part.discard)
@@ -407,7 +400,9 @@ class FilesystemStore:
         hashed = self._hashes.pop(key, None)
         if hashed is not None and hashed.size <= part.size:
             part.hashed = hashed
-        upload = FilesystemResumableUpload(self._threads, part, self._path(key), self._known)
+        upload = FilesystemResumableUpload(
+            self._threads, part, self._path(key), self._known, Gathered(self._threads)
+        )
         try:
             yield upload
         finally:

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import attrs
-import trio
 
 from fawa.storage.base import AlreadyExists, Damaged, Fenced, StorageError, WrongOffset
 from fawa.storage.publishing import make_folder, publish_file, sync_folder
-from fawa.storage.threads import Threads, is_batch, write_pieces
+from fawa.storage.threads import Gathered, Threads, write_pieces
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -236,29 +235,20 @@ class FilesystemResumableUpload:
     _part: ResumablePart
     _target: Path
     _known: set[Path]
-    #: What the next hop to a thread will write, fewer than `BATCH` bytes before the last piece; what is here
-    #: has not been written, whatever happened.
-    _pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
-    _gathered: int = attrs.field(default=0, init=False)
-    #: When the first of it came, on trio's clock.
-    _since: float = attrs.field(default=0.0, init=False)
+    #: What is here has not been written, whatever happened.
+    _gathered: Gathered
     _usable: bool = attrs.field(default=True, init=False)
 
     @property
     def offset(self) -> int:
         """Bytes of the upload, what waits to be written included."""
-        return self._part.size + self._gathered
+        return self._part.size + self._gathered.size
 
     async def write(self, data: bytes | memoryview) -> None:
         """Append bytes; only every `BATCH` bytes or so does this wait for the disk."""
         self._check_usable()
-        if data:
-            if not self._pieces:
-                self._since = trio.current_time()
-            self._pieces.append(data)
-            self._gathered += len(data)
-            if is_batch(self._gathered, len(self._pieces), self._since):
-                await self._flush()
+        if self._gathered.add(data):
+            await self._flush()
 
     async def digest(self) -> bytes:
         """Return the SHA-256 of the whole upload so far."""
@@ -273,7 +263,7 @@ class FilesystemResumableUpload:
 
     async def rollback(self) -> None:
         """Take back what this writer has written; it may write again, even after a write that failed."""
-        self._pieces, self._gathered = [], 0
+        self._gathered.clear()
         self._usable = True
         await self._step("take an upload back", self._part.rollback)
 
@@ -290,10 +280,12 @@ class FilesystemResumableUpload:
 
     async def close(self) -> Hashed:
         """Write what still can be written, and close; return the hash, of as much as has been hashed."""
+        pieces = self._gathered.pieces
+        self._gathered.clear()
         with suppress(StorageError):
-            if self._pieces:
+            if pieces:
                 await self._catch_up()
-                await self._threads.run("write an upload", self._part.append, self._pieces)
+                await self._threads.run("write an upload", self._part.append, pieces)
         await self._threads.run("end an upload", self._part.close)
         return self._part.hashed
 
@@ -311,15 +303,15 @@ class FilesystemResumableUpload:
 
     async def _flush(self) -> None:
         self._check_usable()
-        if self._pieces:
+        if self._gathered.pieces:
             await self._catch_up()
             try:
-                await self._step("write an upload", self._part.append, self._pieces)
+                await self._step("write an upload", self._part.append, self._gathered.pieces)
             except StorageError:
                 # Nobody knows how much of it is there. (When cancelled, nothing is: the thread never ran.)
-                self._pieces = []
+                self._gathered.clear()
                 raise
-            self._pieces, self._gathered = [], 0
+            self._gathered.clear()
 
     async def _catch_up(self) -> None:
         while self._part.hashed.size < self._part.size:

@@ -13,7 +13,7 @@ import trio
 
 from fawa.storage.base import OutOfSpace, StorageError
 
-#: Bytes gathered at most before a thread writes them: one hop to a thread costs about 0.1 ms.
+#: Bytes of an upload gathered at most before a thread writes them: one hop to a thread costs about 0.1 ms.
 BATCH: Final = 4 * 1024 * 1024
 #: As many are enough when they took longer than `SOON` to come: who is slow holds less memory.
 BATCH_LEAST: Final = 1024 * 1024
@@ -21,16 +21,12 @@ BATCH_LEAST: Final = 1024 * 1024
 BATCH_PIECES: Final = 1024
 #: Seconds in which a batch should pass for the cost of a hop to matter.
 SOON: Final = 0.02
+#: Bytes of all uploads gathered at most: what comes beyond is written at once. Pieces that are views may keep
+#: up to 16 times as much in memory (see `fawa.rpc.envelope`).
+TOGETHER: Final = 64 * 1024 * 1024
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
-
-
-def is_batch(size: int, pieces: int, since: float) -> bool:
-    """Tell whether enough is gathered, from `since` on (trio's clock), for a hop to a thread."""
-    if size < BATCH_LEAST:
-        return pieces >= BATCH_PIECES
-    return size >= BATCH or pieces >= BATCH_PIECES or trio.current_time() - since >= SOON
 
 
 def write_pieces(fd: int, pieces: list[bytes | memoryview]) -> None:
@@ -54,6 +50,8 @@ class Threads:
 
     folder: Path
     limiter: trio.CapacityLimiter
+    #: Bytes of all uploads that wait to be written.
+    gathered: int = attrs.field(default=0, init=False)
 
     async def run(self, doing: str, function: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
         try:
@@ -76,3 +74,33 @@ class Threads:
                 "Give the user that runs fawad the right to read and write there, or set another folder."
             )
         return StorageError(f"cannot {doing} in {self.folder}: {reason}. Check the disk and the mount.")
+
+
+@attrs.define(eq=False)
+class Gathered:
+    """What of one upload waits for a hop to a thread."""
+
+    _threads: Threads
+    #: Fewer than `BATCH` bytes before the last one.
+    pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False)
+    size: int = attrs.field(default=0, init=False)
+    #: When the first of it came, on trio's clock.
+    _since: float = attrs.field(default=0.0, init=False)
+
+    def add(self, data: bytes | memoryview) -> bool:
+        """Add bytes; returns whether all there is should be written now."""
+        if not data:
+            return False
+        if not self.pieces:
+            self._since = trio.current_time()
+        self.pieces.append(data)
+        self.size += len(data)
+        self._threads.gathered += len(data)
+        if self.size >= BATCH or len(self.pieces) >= BATCH_PIECES or self._threads.gathered > TOGETHER:
+            return True
+        return self.size >= BATCH_LEAST and trio.current_time() - self._since >= SOON
+
+    def clear(self) -> None:
+        """Forget it: it is written, or will not be."""
+        self._threads.gathered -= self.size
+        self.pieces, self.size = [], 0

@@ -9,15 +9,15 @@ import random
 import shutil
 import stat
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from fawa.storage import filesystem
-from fawa.storage.base import PIECE, AlreadyExists, NotFound, OnDisk, OutOfSpace, StorageError
+from fawa.storage import filesystem, threads
+from fawa.storage.base import PIECE, AlreadyExists, NotFound, OnDisk, OutOfSpace, StorageError, Upload
 from fawa.storage.filesystem import THREADS, FilesystemStore, content_store
 from fawa.storage.threads import BATCH, BATCH_LEAST, SOON
 from tests.storage.contract import (
@@ -123,6 +123,27 @@ class TestOnTheDisk:
                     await trio.sleep(2 * SOON)
                     await write_in_pieces(upload, bytes(BATCH_LEAST), 8192)
                 assert disk.calls.count("writev") == 2 * BATCH // BATCH_LEAST - 1
+
+    @pytest.mark.parametrize("resumable", [False, True])
+    async def test_many_uploads_together_hold_little_in_memory(
+        self, store: FilesystemStore, monkeypatch: pytest.MonkeyPatch, resumable: bool
+    ) -> None:
+        """While they hold more, what comes is written at once; what is given up counts no more."""
+        monkeypatch.setattr(threads, "TOGETHER", 20 * PIECE)
+        async with AsyncExitStack() as stack:
+            for number in range(12):
+                key = f"many{number:04}"
+                if resumable:
+                    await store.begin(key)
+                created: AbstractAsyncContextManager[Upload] = (
+                    store.resume(key, 1) if resumable else store.create(key)
+                )
+                upload = await stack.enter_async_context(created)
+                for _ in range(3):
+                    await upload.write(bytes(PIECE))
+                    assert store._threads.gathered <= 20 * PIECE
+            assert store._threads.gathered > 10 * PIECE
+        assert store._threads.gathered == 0
 
     @pytest.mark.parametrize(("pause", "reads"), [(0.0, [2, 4, 8, 8]), (2 * SOON, [2, 1, 1, 1])])
     async def test_who_reads_fast_is_read_ahead_for(

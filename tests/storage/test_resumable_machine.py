@@ -119,7 +119,7 @@ def dropped_at_the_end(patch: pytest.MonkeyPatch) -> None:
     real = FilesystemResumableUpload.close
 
     async def close(self: FilesystemResumableUpload) -> Any:
-        self._pieces = []
+        self._gathered.clear()
         return await real(self)
 
     patch.setattr(FilesystemResumableUpload, "close", close)
