@@ -39,7 +39,7 @@ from fawa.services.figures import Flow, Transfers
 from fawa.services.file_settings import FileSettings
 from fawa.services.file_uploads import UploadRpc, checked_sha256, share
 from fawa.services.links import link_base, link_expiry, make_link
-from fawa.services.names import check_name_untrusted, content_disposition, guess_type
+from fawa.services.names import check_name_untrusted, content_disposition
 from fawa.services.quotas import OverQuota, Quotas, Room
 from fawa.services.sharing import Denied, Sharing, TooOften
 from fawa.services.unary import receive_one
@@ -109,17 +109,7 @@ class FileRpc(FileServiceBase):
                 if expected is not None and expected != sha256:
                     text = f"what came has the SHA-256 {sha256.hex()}, not {expected.hex()}: send it again"
                     raise GRPCError(Status.DATA_LOSS, text)
-                now = self.clock()
-                record = FileRecord(
-                    key=key,
-                    name=info.name,
-                    size=info.size,
-                    content_type=guess_type(info.name),
-                    sha256=sha256,
-                    created=now,
-                    expires=now + (shared.ttl or settings.ttl),
-                    terms=shared.terms,
-                )
+                record = shared.record(key, info.name, info.size, sha256, self.clock(), settings.ttl)
                 await publish(self.content, self.metadata, upload, record)
         await stream.send_message(_answer(record, shared.owner_token))
 

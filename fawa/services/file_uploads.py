@@ -21,7 +21,7 @@ from fawa.proto.file.v1.file_pb2 import (
     UploadOffset,
 )
 from fawa.services.figures import Flow
-from fawa.services.names import check_name_untrusted, guess_type
+from fawa.services.names import check_name_untrusted
 from fawa.services.sharing import Shared, Sharing
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, Uploads, Writer
 from fawa.storage.base import Fenced, FileRecord, NotFound, WrongOffset
@@ -51,15 +51,8 @@ class UploadRpc:
             raise GRPCError(Status.INVALID_ARGUMENT, f"the size of a file cannot be {size} bytes")
         shared = await share(self.sharing, request.terms)
         with _status_of_upload_errors():
-            record = await self.uploads.start(
-                request.name,
-                size,
-                guess_type(request.name),
-                sha256=checked_sha256(request.sha256),
-                ttl=shared.ttl,
-                terms=shared.terms,
-                address=address,
-            )
+            sha256 = checked_sha256(request.sha256)
+            record = await self.uploads.start(request.name, size, shared, sha256=sha256, address=address)
         return StartUploadResponse(
             upload_id=record.id,
             expires_at=math.floor(record.expires * 1000),

@@ -30,11 +30,10 @@ from fawa.services.intake import (
     refusing,
     whole_sha256,
 )
-from fawa.services.names import UNNAMED, disposition_name_untrusted, guess_type, path_name_untrusted
+from fawa.services.names import UNNAMED, disposition_name_untrusted, path_name_untrusted
 from fawa.services.resumption import Resumption
 from fawa.services.tus import Tus
 from fawa.services.uploads import Mismatch, TooLong, Uploads, make_key
-from fawa.storage.base import FileRecord
 from fawa.storage.lifecycle import publish
 
 _METHODS: Final = ("POST", "HEAD", "PATCH", "DELETE", "OPTIONS")
@@ -179,16 +178,6 @@ async def _take_whole(intake: Intake, exchange: Exchange, name: str) -> WholeFil
         digest = await upload.digest()
         if expected not in {None, digest}:
             raise Mismatch(f"what came has the SHA-256 {digest.hex()}, not the one told: send it again")
-        now = intake.clock()
-        record = FileRecord(
-            key=key,
-            name=name,
-            size=size,
-            content_type=guess_type(name),
-            sha256=digest,
-            created=now,
-            expires=now + (shared.ttl or limits.ttl),
-            terms=shared.terms,
-        )
+        record = shared.record(key, name, size, digest, intake.clock(), limits.ttl)
         await publish(intake.content, intake.metadata, upload, record)
     return intake.with_link(record, base, shared.owner_token)

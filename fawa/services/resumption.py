@@ -29,7 +29,6 @@ from fawa.services.intake import (
     token_field,
     whole_sha256,
 )
-from fawa.services.names import guess_type
 from fawa.services.tus import PART as TUS_PART
 from fawa.services.uploads import BeyondSize, Ended, Incomplete, TooLong, UploadLimits, Uploads, Writer
 from fawa.storage.base import Fenced, UploadRecord, WrongOffset
@@ -115,15 +114,7 @@ class Resumption:
             sha256 = whole_sha256(exchange)
             shared = await self.intake.share(exchange)
             address = self.uploads.quotas.address(exchange)
-            record = await self.uploads.start(
-                name,
-                size,
-                guess_type(name),
-                sha256=sha256,
-                ttl=shared.ttl,
-                terms=shared.terms,
-                address=address,
-            )
+            record = await self.uploads.start(name, size, shared, sha256=sha256, address=address)
             limit = (b"upload-limit", self._limits_of(record))
             begun = [(b"location", self.intake.address(record.id)), limit, *token_field(shared.owner_token)]
             informed = _may_be_informed(exchange)

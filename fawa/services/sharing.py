@@ -18,6 +18,7 @@ from fawa.net.exchange import Exchange
 from fawa.services import passwords
 from fawa.services.addresses import Proxies, sender
 from fawa.services.attempts import Attempts
+from fawa.services.names import guess_type
 from fawa.services.ratelimit import Rate
 from fawa.storage.base import FileRecord, NotFound, Terms
 
@@ -71,6 +72,21 @@ class Shared:
     terms: Terms
     #: For the sender alone.
     owner_token: str = attrs.field(repr=False)
+
+    def record(
+        self, key: str, name: str, size: int, sha256: bytes, now: float, usual_ttl: float
+    ) -> FileRecord:
+        """Return the record of a file that is whole `now`, a Unix time; `usual_ttl` is in seconds."""
+        return FileRecord(
+            key=key,
+            name=name,
+            size=size,
+            content_type=guess_type(name),
+            sha256=sha256,
+            created=now,
+            expires=now + (self.ttl or usual_ttl),
+            terms=self.terms,
+        )
 
 
 class Sharing:

@@ -22,7 +22,7 @@ from fawa.services.intake import (
     removing,
     token_field,
 )
-from fawa.services.names import UNNAMED, guess_type
+from fawa.services.names import UNNAMED
 from fawa.services.uploads import Ended, Mismatch, Uploads, Writer
 from fawa.storage.base import UploadRecord, WrongOffset
 
@@ -94,15 +94,7 @@ class Tus:
         if not has_part and await exchange.receive():
             raise Refused(415, f"a body must have the Content-Type {PART}")
         address = self.uploads.quotas.address(exchange)
-        record = await self.uploads.start(
-            name,
-            size,
-            guess_type(name),
-            metadata=metadata,
-            ttl=shared.ttl,
-            terms=shared.terms,
-            address=address,
-        )
+        record = await self.uploads.start(name, size, shared, metadata=metadata, address=address)
         begun = [(b"location", self.intake.address(record.id)), *token_field(shared.owner_token)]
         if not has_part and size != 0:
             exchange.start(201, [*begun, *_expiry(record)], end=True)

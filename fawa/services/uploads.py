@@ -19,7 +19,9 @@ from typing import Final
 
 import attrs
 
+from fawa.services.names import guess_type
 from fawa.services.quotas import Quotas, QuotaSettings, Room
+from fawa.services.sharing import Shared
 from fawa.storage.base import (
     Fenced,
     FileRecord,
@@ -27,7 +29,6 @@ from fawa.storage.base import (
     NotFound,
     ResumableStore,
     ResumableUpload,
-    Terms,
     UploadRecord,
     UploadStore,
     is_key,
@@ -229,12 +230,10 @@ class Uploads:
         self,
         name: str,
         size: int | None,
-        content_type: str,
+        shared: Shared,
         *,
         sha256: bytes | None = None,
         metadata: str = "",
-        ttl: float | None = None,
-        terms: Terms | None = None,
         address: str | None = None,
     ) -> UploadRecord:
         """Begin an upload; name, size and digest have been checked, `address` is whom it is counted for.
@@ -254,13 +253,13 @@ class Uploads:
             key=make_key(),
             name=name,
             size=size,
-            content_type=content_type,
+            content_type=guess_type(name),
             created=now,
             expires=now + limits.upload_ttl,
             sha256=sha256,
             metadata=metadata,
-            ttl=ttl,
-            terms=terms or Terms(),
+            ttl=shared.ttl,
+            terms=shared.terms,
         )
         async with self.quotas.room(record.key, size, address, self._room_lasts()):
             await self.records.add(record)

@@ -11,8 +11,9 @@ import attrs
 import pytest
 import trio
 
+from fawa.services.sharing import Shared
 from fawa.services.uploads import UploadLimits, Uploads
-from fawa.storage.base import Fenced, NotFound, State, UploadRecord
+from fawa.storage.base import Fenced, NotFound, State, Terms, UploadRecord
 from fawa.storage.filesystem import FilesystemStore
 from fawa.storage.lifecycle import find, open_file, repair
 from fawa.storage.uploads import upload_store
@@ -50,7 +51,7 @@ class Engine:
 
     async def stored(self) -> UploadRecord:
         """An upload whose bytes are all there."""
-        record = await self.uploads.start("a.txt", len(DATA), "text/plain")
+        record = await self.uploads.start("a.txt", len(DATA), Shared(None, Terms(), ""))
         async with self.uploads.resume(record.id, 0) as writer:
             await writer.write(DATA)
         return record

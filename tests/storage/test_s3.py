@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
@@ -27,7 +27,7 @@ from fawa.storage.s3_upload import (
 )
 from fawa.storage.sigv4 import Credentials
 from tests.client.relay import relaying
-from tests.s3_server import S3Server, new_bucket, rclone
+from tests.s3_server import S3Server, new_bucket
 from tests.storage.contract import (
     KEY,
     LONG,
@@ -57,13 +57,6 @@ def part(request: pytest.FixtureRequest) -> int:
 def place(rclone_server: S3Server) -> S3Settings:
     """A bucket that is not there yet."""
     return rclone_server.settings(new_bucket(), part=PART)
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[S3Server]:
-    """A service that the test may kill."""
-    with rclone(tmp_path / "buckets") as server:
-        yield server
 
 
 class TestContract(ContentStoreContract):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from fawa.storage.s3_client import Answer, S3Client, connect
 from fawa.storage.s3_objects import S3Content
 from fawa.storage.s3_resumable import HASHES, SAVE_EVERY, Hashes, S3ResumableUpload
 from fawa.storage.s3_shelf import Piece, Shelf, Stored, Version
-from tests.s3_server import S3Server, new_bucket, rclone
+from tests.s3_server import S3Server, new_bucket
 from tests.storage.contract import KEY, LONG, fetch_content, list_keys, write_in_pieces
 from tests.storage.contract_resumable import ResumableOpener, ResumableStoreContract, add, unfinished
 from tests.storage.test_s3 import MIB, PART
@@ -53,13 +53,6 @@ class TestContract(ResumableStoreContract):
 @pytest.fixture
 def place(rclone_server: S3Server) -> S3Settings:
     return rclone_server.settings(new_bucket(), part=PART)
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[S3Server]:
-    """A service that the test may kill."""
-    with rclone(tmp_path / "buckets") as server:
-        yield server
 
 
 @pytest.fixture
@@ -229,12 +222,7 @@ class TestFence:
 class TestCommit:
     async def test_a_crash_just_after_the_commit(self, store: S3Store, lies: Lies) -> None:
         """Whoever resumes finds that it is committed, and removes what is left."""
-        await store.begin(KEY)
-        async with store.resume(KEY, 1) as upload:
-            await write_in_pieces(upload, LONG)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Shelf, "clear", _cannot)
-                await upload.commit()
+        await _commit_and_crash(store)
         assert len(lies()) > 3
         with pytest.raises(NotFound):
             await add(store, 2, b"more")
@@ -258,12 +246,7 @@ class TestCommit:
     async def test_a_crash_after_the_commit_and_a_service_that_forgets_whose_content_is(
         self, store: S3Store, place: S3Settings, lies: Lies
     ) -> None:
-        await store.begin(KEY)
-        async with store.resume(KEY, 1) as upload:
-            await write_in_pieces(upload, LONG)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Shelf, "clear", _cannot)
-                await upload.commit()
+        await _commit_and_crash(store)
         await store.delete(KEY)
         async with connect(place) as client:
             await client.request("store content", "PUT", KEY, body=LONG)
@@ -296,6 +279,16 @@ class TestCommit:
                 else:
                     await new.commit()
         assert await fetch_content(store, KEY) == b"abc"
+
+
+async def _commit_and_crash(store: S3Store) -> None:
+    """Commit an upload; what is left of it stays."""
+    await store.begin(KEY)
+    async with store.resume(KEY, 1) as upload:
+        await write_in_pieces(upload, LONG)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Shelf, "clear", _cannot)
+            await upload.commit()
 
 
 async def _cannot(*_: Any) -> None:

@@ -24,9 +24,10 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fawa.services.sharing import Shared
 from fawa.services.uploads import Incomplete, Mismatch, TooLong, UploadLimits, Uploads, Writer
 from fawa.storage import threads
-from fawa.storage.base import Fenced, FileRecord, NotFound, StorageError, UploadRecord, WrongOffset
+from fawa.storage.base import Fenced, FileRecord, NotFound, StorageError, Terms, UploadRecord, WrongOffset
 from fawa.storage.filesystem import FilesystemStore, content_store
 from fawa.storage.lifecycle import expire, find, open_file, repair
 from fawa.storage.sqlite import metadata_store
@@ -40,6 +41,8 @@ UPLOAD_TTL = 100.0
 TTL = 150.0
 #: Bytes that a thread writes at once, few so that some are written and some are not.
 BATCH = 8
+
+USUAL = Shared(None, Terms(), "")
 #: Uploads at once, and writers of which all but one a piece are overtaken.
 MOST_UPLOADS = 3
 MOST_WRITERS = 6
@@ -260,7 +263,7 @@ class UploadsMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.uploads) < MOST_UPLOADS)
     @rule(size=sizes, dies_at=steps)
     def start(self, size: int | None, dies_at: int | None) -> None:
-        record = self.attempt(lambda: self.process.uploads.start("a.txt", size, "text/plain"), dies_at)
+        record = self.attempt(lambda: self.process.uploads.start("a.txt", size, USUAL), dies_at)
         if record is None:
             self.bury("start")
             return
