@@ -10,8 +10,6 @@ a connection has no task of its own, only its calls have.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -34,6 +32,7 @@ from fawa.net.quic_packets import (
     read_opening_untrusted,
 )
 from fawa.net.quic_server import ServerCore
+from fawa.net.quic_timers import Alarm, Timers
 from fawa.net.tls import Certificate, CertificateSource
 from fawa.net.udp import BATCH, DatagramSocket
 
@@ -44,8 +43,6 @@ _RETRY_FROM: Final = 1 / 4
 #: Seconds by which timers fire late. aioquic compares sums of floats: asked in the very instant that it
 #: named, it may find nothing to do and name the same instant again.
 _LATE: Final = 1e-4
-#: What is due later than twice so many seconds is late by as much, at most: one look then does for many.
-_GRID: Final = 0.008
 #: Seconds in which acknowledgements gather, and from how many connections on that wait for some. What asks
 #: for an answer and comes meanwhile waits with them.
 _GATHER: Final = 0.002
@@ -66,14 +63,6 @@ class QuicSettings:
 
 
 @attrs.define(eq=False)
-class _Alarm:
-    """An entry of the timers; one that is no longer wanted has lost its connection."""
-
-    at: float
-    link: _Link | None
-
-
-@attrs.define(eq=False)
 class _Link:
     """One connection and what the listener knows of it."""
 
@@ -85,8 +74,8 @@ class _Link:
     #: The connection IDs that lead here.
     cids: set[bytes] = attrs.field(factory=set)
     #: When the timers look at it next: for what it waits for, and whether it has been idle for too long.
-    alarm: _Alarm | None = None
-    idle: _Alarm | None = None
+    alarm: Alarm[_Link] | None = None
+    idle: Alarm[_Link] | None = None
 
 
 @attrs.define
@@ -141,11 +130,9 @@ class QuicListener:
         self._greeting: set[_Link] = set()
         self._touched: set[_Link] = set()
         self._flush_wanted = trio.Event()
-        self._timers: list[tuple[float, int, _Alarm]] = []
-        self._turn = itertools.count()
+        self._timers = Timers[_Link]()
         #: How many connections have an alarm: they wait for an acknowledgement, or to send one.
         self._waiting = 0
-        self._sleep = trio.CancelScope()
         self._draining = trio.Event()
         self._quiet = trio.Event()
         self._grace = 0.0
@@ -406,7 +393,7 @@ class QuicListener:
                 self._forget(link)  # nobody waits for what the peer may still send
             elif link in self._links:
                 self._arm(link)
-        self._tidy()
+        self._timers.tidy()
         return did
 
     def _act(self, link: _Link) -> None:
@@ -446,7 +433,7 @@ class QuicListener:
         link.h3.lose()
         self._disarm(link)
         if link.idle is not None:
-            link.idle.link = None  # the heap would keep it until its time comes
+            link.idle.who = None  # the heap would keep it until its time comes
             link.idle = None
         for cid in link.cids:
             if self._routes.get(cid) is link:
@@ -473,36 +460,19 @@ class QuicListener:
         if link.engine.is_quiet:
             self._disarm(link)
             if link.idle is None:
-                link.idle = self._set(link, self._due(link))
+                link.idle = self._timers.set(link, self._due(link))
             return
         at = self._due(link)
         if link.alarm is None or link.alarm.at > at:
             self._disarm(link)
-            link.alarm = self._set(link, at)
+            link.alarm = self._timers.set(link, at)
             self._waiting += 1
 
     def _disarm(self, link: _Link) -> None:
         if link.alarm is not None:
-            link.alarm.link = None
+            link.alarm.who = None
             link.alarm = None
             self._waiting -= 1
-
-    def _set(self, link: _Link, at: float) -> _Alarm:
-        if at - trio.current_time() > 2 * _GRID:
-            at = math.ceil(at / _GRID) * _GRID
-        alarm = _Alarm(at, link)
-        heapq.heappush(self._timers, (at, next(self._turn), alarm))
-        return alarm
-
-    def _tidy(self) -> float:
-        """Sleep until the next alarm that is still wanted; returns when that is."""
-        timers = self._timers
-        while timers and timers[0][2].link is None:
-            heapq.heappop(timers)
-        at = timers[0][0] if timers else math.inf
-        if at != self._sleep.deadline:
-            self._sleep.deadline = at
-        return at
 
     def _due(self, link: _Link) -> float:
         timer = link.engine.timer
@@ -514,17 +484,12 @@ class QuicListener:
 
     async def _run_timers(self) -> None:
         while True:
-            with trio.CancelScope(deadline=self._tidy()) as self._sleep:
-                await trio.sleep_forever()
+            await self._timers.sleep()
             self._fire(trio.current_time())
             self._flush()
 
     def _fire(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            alarm = heapq.heappop(self._timers)[2]
-            link = alarm.link
-            if link is None:
-                continue
+        for alarm, link in self._timers.due(now):
             if link.alarm is alarm:
                 self._disarm(link)
             else:
